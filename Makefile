@@ -1,0 +1,51 @@
+# `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-fast check controlplane bench constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv ## a pod is right-sized and placed, shown as pictures in the terminal
+	@$(BIN)/migfit demo
+
+test: test-fast controlplane ## everything: test-fast, then against the real control plane
+	$(BIN)/pytest -m controlplane --durations=10
+
+test-fast: check ## lint, types, layers and the tests that need no control plane
+	$(BIN)/pytest -m 'not controlplane' --durations=10
+
+check: .venv ## lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if [ -f Dockerfile ]; then set -x; $(BIN)/hadolint Dockerfile; fi
+
+controlplane: .venv ## build etcd and Kubernetes into the user's cache, once per version
+	@$(BIN)/python -m tests.controlplane.build
+
+bench: .venv ## every benchmark, one after the other
+	@set -e; for program in bench/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+.venv: .venv/.installed ## the environment, with the tools for development
+.PHONY: .venv
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed, as python3 or as: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+constraints: ## make the environment anew from the newest versions and pin those
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,uvloop]'
+	$(BIN)/python -m pip freeze --exclude-editable --exclude migfit > constraints.txt
+	@touch .venv/.installed
+
+clean: ## remove the environment and what tools left; the control plane's cache stays
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""migfit: right-size GPU pods into NVIDIA MIG slices on Kubernetes."""

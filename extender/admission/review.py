@@ -1,0 +1,178 @@
+"""AdmissionReview in, AdmissionReview out: no HTTP, no clock but the one given.
+
+Two channels for errors: a broken *envelope* is a `BadReview`, a 4xx for the API server. Whatever is
+wrong with the *pod* is a decision, and the pod is let through as it came.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import structlog
+
+from extender.core.decide import decide
+from extender.core.decision import Decision
+from extender.core.pod import display_name, mapping, metadata, text
+from extender.core.policy import Policy
+from extender.core.reason import Action, Reason
+from extender.core.render import annotation, audit_annotations, audit_fields, differs, warning
+from extender.core.rewrite import Patch, apply, patch_for
+from extender.core.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+API_VERSION = "admission.k8s.io/v1"
+DEEPEST = 200
+"""Levels of nesting allowed in a body. The API server's own objects stay far below."""
+
+
+class BadReview(ValueError):  # noqa: N818  it is an answer, not a failure
+    """The body is no AdmissionReview we can answer; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """An answered review."""
+
+    answer: bytes
+    decision: Decision
+    audit: Mapping[str, Any]
+    """Fields of the audit line, without its time."""
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewer:
+    """Answers reviews on the state of the cluster as it is at the moment of asking.
+
+    Args:
+        snapshot: the cluster now.
+        policy: the configuration in force now.
+        reserve: told of every decision that will be stored (not of dry runs).
+        clock: seconds, monotonic.
+    """
+
+    snapshot: Callable[[], Snapshot]
+    policy: Callable[[], Policy]
+    reserve: Callable[[Decision], None]
+    clock: Callable[[], float]
+
+    def review(self, body: bytes) -> Reviewed:
+        """Answer one AdmissionReview.
+
+        Raises:
+            BadReview: the envelope is broken.
+        """
+        begun_s = self.clock()
+        request = _request(body)
+        uid = request["uid"]
+        pod = mapping(request.get("object"))
+        snapshot, policy = self.snapshot(), self.policy()
+        scheduler_lost = policy.inject.scheduler_name and not snapshot.scheduler_alive
+        inject = replace(policy.inject, scheduler_name="") if scheduler_lost else policy.inject
+        namespace = text(request.get("namespace"))
+        patch: Patch
+        try:
+            decision = decide(pod, snapshot, policy, namespace=namespace, request_id=uid)
+            rendered = annotation(decision)
+            patch = patch_for(
+                decision,
+                pod,
+                inject=inject,
+                annotation=rendered,
+                differs=lambda existing: differs(decision, existing),
+            )
+            apply(patch, pod)
+        except Exception as error:  # whatever a pod brings up, the pod is let through
+            log.exception("decision failed", id=uid, namespace=namespace, pod=display_name(pod))
+            decision, patch = _failed(error, pod, namespace, uid, policy), []
+        dry_run = request.get("dryRun") is True
+        if not dry_run:
+            self.reserve(decision)
+        return Reviewed(
+            answer=_answer(uid, decision, patch),
+            decision=decision,
+            audit=audit_fields(
+                decision,
+                dry_run=dry_run,
+                user=text(mapping(request.get("userInfo")).get("username")),
+                age_s=snapshot.age_s,
+                duration_s=self.clock() - begun_s,
+            ),
+            dry_run=dry_run,
+        )
+
+
+def _request(body: bytes) -> Mapping[str, Any]:
+    """The request of an AdmissionReview, checked as far as an answer depends on it."""
+    if _depth(body) > DEEPEST:
+        raise BadReview(f"body nests deeper than {DEEPEST} levels")
+    try:
+        review = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadReview(f"body is not JSON: {error}") from None
+    if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
+        raise BadReview("body is not an AdmissionReview; this is a mutating admission webhook")
+    if review.get("apiVersion") != API_VERSION:
+        raise BadReview(f"only AdmissionReview of {API_VERSION} is served")
+    request = review.get("request")
+    if not isinstance(request, dict):
+        raise BadReview("AdmissionReview has no request")
+    if not isinstance(request.get("uid"), str) or not request["uid"]:
+        raise BadReview("request has no uid")
+    kind = mapping(request.get("kind"))
+    if (kind.get("group", ""), kind.get("kind")) != ("", "Pod") or request.get("subResource"):
+        raise BadReview("request is not about a Pod; only Pods are served")
+    if request.get("operation") != "CREATE":
+        raise BadReview("request is no CREATE; only CREATE is served")
+    if not isinstance(request.get("object"), dict):
+        raise BadReview("request carries no object")
+    return request
+
+
+def _depth(body: bytes) -> int:
+    """An upper bound of the nesting: most brackets open at once, those inside strings counted."""
+    opened = body.count(b"[") + body.count(b"{")
+    if opened <= DEEPEST:
+        return opened
+    depth = deepest = 0
+    for bracket in body.translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _failed(error: Exception, pod: Any, namespace: str, uid: str, policy: Policy) -> Decision:
+    return Decision(
+        action=Action.LEFT,
+        reason=Reason.INTERNAL_ERROR,
+        message=f"the decision failed with {type(error).__name__}; see the log",
+        id=uid,
+        namespace=namespace or text(metadata(pod).get("namespace")),
+        pod=display_name(pod),
+        mode=policy.mode,
+        config_revision=policy.revision,
+    )
+
+
+def _answer(uid: str, decision: Decision, patch: Patch) -> bytes:
+    response: dict[str, Any] = {
+        "uid": uid,
+        "allowed": decision.action is not Action.DENIED,
+        "auditAnnotations": audit_annotations(decision),
+    }
+    if decision.action is Action.DENIED:
+        response["status"] = {"code": 403, "reason": "Forbidden", "message": decision.message}
+    if patch:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(orjson.dumps(patch)).decode()
+    if (line := warning(decision)) is not None:
+        response["warnings"] = [line]
+    return orjson.dumps(
+        {"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}
+    )

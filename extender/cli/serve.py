@@ -1,0 +1,153 @@
+"""`migfit serve`."""
+
+import asyncio
+import importlib
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from extender.server.logs import configure
+from extender.server.serve import serve as run
+from extender.server.settings import Settings, StartError
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def _namespaced(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    namespace, slash, name = value.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise click.BadParameter(f"{value!r} is not NAMESPACE/NAME")
+    return namespace, name
+
+
+def _env(name: str) -> str:
+    return f"MIGFIT_{name}"
+
+
+@click.command()
+@click.option(
+    "--config", type=_FILE, envvar=_env("CONFIG"), show_envvar=True, help="Configuration file."
+)
+@click.option(
+    "--configmap",
+    callback=_namespaced,
+    metavar="NAMESPACE/NAME",
+    envvar=_env("CONFIGMAP"),
+    show_envvar=True,
+    help="ConfigMap with the configuration under the key config.yaml, instead of a file.",
+)
+@click.option(
+    "--kubeconfig",
+    type=_FILE,
+    envvar=_env("KUBECONFIG"),
+    show_envvar=True,
+    help="Way to the cluster; without it in-cluster, else the default kubeconfig.",
+)
+@click.option(
+    "--tls-cert", type=_FILE, envvar=_env("TLS_CERT"), show_envvar=True, help="Certificate, PEM."
+)
+@click.option(
+    "--tls-key", type=_FILE, envvar=_env("TLS_KEY"), show_envvar=True, help="Its key, PEM."
+)
+@click.option(
+    "--webhook-port",
+    type=click.IntRange(-1, 65535),
+    default=8443,
+    show_default=True,
+    envvar=_env("WEBHOOK_PORT"),
+    show_envvar=True,
+    help="HTTPS port of /mutate. 0 switches a part off, -1 takes any free port.",
+)
+@click.option(
+    "--extender-port",
+    type=click.IntRange(-1, 65535),
+    default=8888,
+    show_default=True,
+    envvar=_env("EXTENDER_PORT"),
+    show_envvar=True,
+    help="HTTP port of /scheduler/filter and /scheduler/prioritize, on 127.0.0.1.",
+)
+@click.option(
+    "--ops-port",
+    type=click.IntRange(-1, 65535),
+    default=9090,
+    show_default=True,
+    envvar=_env("OPS_PORT"),
+    show_envvar=True,
+    help="HTTP port of /healthz, /readyz and /metrics.",
+)
+@click.option(
+    "--bind",
+    default="0.0.0.0",  # noqa: S104  a pod is reached by its address
+    show_default=True,
+    envvar=_env("BIND"),
+    show_envvar=True,
+    help="Address of the webhook and operations ports.",
+)
+@click.option(
+    "--lame-duck",
+    "lame_duck_s",
+    type=click.FloatRange(0, 60),
+    default=5.0,
+    show_default=True,
+    envvar=_env("LAME_DUCK"),
+    show_envvar=True,
+    metavar="SECONDS",
+    help="How long to go on answering after SIGTERM, unready.",
+)
+@click.option("--debug", is_flag=True, envvar=_env("DEBUG"), help="Log more, with tracebacks.")
+def serve(  # noqa: PLR0917  click passes them by name
+    config: Path | None,
+    configmap: tuple[str, str] | None,
+    kubeconfig: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    webhook_port: int,
+    extender_port: int,
+    ops_port: int,
+    bind: str,
+    lame_duck_s: float,
+    *,
+    debug: bool,
+) -> None:
+    """Run the webhook, the extender and the operations port.
+
+    Audit lines go to stdout, one JSON object each; everything else is logged on stderr.
+    """
+    configure(level=logging.DEBUG if debug else logging.INFO)
+    settings = Settings(
+        config=config,
+        configmap=configmap,
+        kubeconfig=kubeconfig,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        webhook_port=webhook_port,
+        extender_port=extender_port,
+        ops_port=ops_port,
+        bind=bind,
+        lame_duck_s=lame_duck_s,
+    )
+    try:
+        with asyncio.Runner(loop_factory=_event_loop) as runner:
+            runner.run(run(settings))
+    except StartError as error:
+        if debug:
+            raise
+        click.echo(f"migfit serve: {error}", err=True)
+        sys.exit(error.code)
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The loop of uvloop where that extra is installed, else asyncio's own."""
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.new_event_loop()
+    loop = importlib.import_module("uvloop").new_event_loop()
+    assert isinstance(loop, asyncio.AbstractEventLoop)  # noqa: S101
+    return loop

@@ -1,0 +1,130 @@
+"""Kubernetes objects as we decode them: only the fields we use.
+
+msgspec passes over everything else without building it, which makes a 7 KB pod cost about 20 us and
+3 KB (kubernetes_asyncio's models: 2 ms and 60 KB).
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class Wire(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    """Base of all: camelCase on the wire, unknown fields ignored."""
+
+
+class OwnerReference(Wire, frozen=True):
+    """Who made an object."""
+
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
+
+
+class Metadata(Wire, frozen=True):
+    """The part of ObjectMeta we need of any object."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class PodMetadata(Metadata, frozen=True):
+    """The same, and what leads to the workload."""
+
+    generate_name: str = ""
+    deletion_timestamp: str | None = None
+    owner_references: list[OwnerReference] | None = None
+
+
+Quantities = dict[str, str | int | float]
+"""Strings once stored by an API server; people also write numbers into files."""
+
+
+class TaintObject(Wire, frozen=True):
+    """A taint of a node."""
+
+    key: str
+    effect: str
+    value: str = ""
+
+
+class NodeSpec(Wire, frozen=True):
+    """Who may land on the node."""
+
+    unschedulable: bool | None = None
+    taints: list[TaintObject] | None = None
+
+
+class NodeStatus(Wire, frozen=True):
+    """What the node has to give."""
+
+    allocatable: Quantities | None = None
+
+
+class NodeObject(Wire, frozen=True):
+    """A Node."""
+
+    metadata: Metadata
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class Resources(Wire, frozen=True):
+    """Requests and limits of a container."""
+
+    limits: Quantities | None = None
+    requests: Quantities | None = None
+
+
+class ContainerObject(Wire, frozen=True):
+    """A container, for what it holds."""
+
+    name: str = ""
+    resources: Resources | None = None
+    restart_policy: str | None = None
+
+
+class PodSpec(Wire, frozen=True):
+    """Where a pod is or may go, and what it holds there."""
+
+    containers: list[ContainerObject]
+    init_containers: list[ContainerObject] | None = None
+    node_name: str = ""
+    node_selector: dict[str, str] | None = None
+    affinity: dict[str, Any] | None = None
+    tolerations: list[dict[str, Any]] | None = None
+    priority: int | None = None
+    overhead: Quantities | None = None
+    resources: Resources | None = None
+    scheduling_gates: list[dict[str, Any]] | None = None
+
+
+class PodStatus(Wire, frozen=True):
+    """Whether the pod still holds what it asked for."""
+
+    phase: str = ""
+
+
+class PodObject(Wire, frozen=True):
+    """A Pod."""
+
+    metadata: PodMetadata
+    spec: PodSpec
+    status: PodStatus = PodStatus()
+
+
+class NamespaceObject(Wire, frozen=True):
+    """A Namespace."""
+
+    metadata: Metadata
+
+
+class ConfigMapObject(Wire, frozen=True):
+    """A ConfigMap."""
+
+    metadata: Metadata
+    data: dict[str, str] | None = None

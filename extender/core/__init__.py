@@ -1,0 +1,1 @@
+"""The decision: pure, standard library only, no I/O."""

@@ -1,0 +1,343 @@
+"""How full the nodes are, kept incrementally, and the questions a decision asks of it.
+
+Free slices are kept as bit planes: plane b of a resource holds the nodes whose free count has bit b
+set. The sum over any set of nodes is then a handful of population counts, whatever the size of the
+cluster, and exact.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from extender.core.node import Node, Offer
+from extender.core.pod import Ask
+from extender.core.reach import NodeIndex, Nodes, slots
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one pod takes from the node it is bound to."""
+
+    node: str
+    plain: Ask
+    gpus: tuple[tuple[str, int], ...] = ()
+    """GPU and MIG resource name, count; empty for pods without GPUs."""
+    workload: str = ""
+    """`namespace/Kind/name`, for pods with GPUs."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What is taken on one node."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    ephemeral_bytes: int = 0
+    pods: int = 0
+    gpus: dict[str, int] = field(default_factory=dict)
+    gpu_pods: int = 0
+    """Pods that hold a GPU or a slice."""
+
+    def add(self, holding: Holding, sign: int) -> None:
+        """Take (+1) or give back (-1) what a pod holds."""
+        self.cpu_milli += sign * holding.plain.cpu_milli
+        self.memory_bytes += sign * holding.plain.memory_bytes
+        self.ephemeral_bytes += sign * holding.plain.ephemeral_bytes
+        self.pods += sign
+        if holding.gpus:
+            self.gpu_pods += sign
+            for resource, count in holding.gpus:
+                _count(self.gpus, resource, sign * count)
+
+
+def _count(table: dict[Any, int], key: object, by: int) -> None:
+    left = table.get(key, 0) + by
+    if left:
+        table[key] = left
+    else:
+        table.pop(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A pod that waits for a node and competes for the same slices."""
+
+    spec: Mapping[str, Any]
+    """`nodeSelector`, `affinity`, `tolerations` of the pod."""
+    signature: str
+    """Equal for pods with equal spec as above."""
+    gpus: tuple[tuple[str, int], ...]
+    priority: int
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Waiting pods with the same reach."""
+
+    spec: Mapping[str, Any]
+    asked: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(resource, priority) -> count."""
+    nodes: Nodes = 0
+    version: int = -1
+
+
+class Capacity:
+    """Nodes with their usage, and pods that wait. Every change costs what it touches."""
+
+    def __init__(self) -> None:
+        self.index = NodeIndex()
+        self.offers: dict[str, dict[Offer, Nodes]] = {}
+        """MIG resource -> what is said of it -> nodes that say so."""
+        self.present: dict[str, Nodes] = {}
+        """GPU or MIG resource -> nodes that have it allocatable."""
+        self.where: dict[str, dict[str, int]] = {}
+        """Workload -> node -> its pods there, of pods with GPUs."""
+        self.touched: Callable[[str], None] = lambda _node: None
+        """Called with the name of a node that changed, or whose usage changed."""
+        self._usage: list[Usage] = []
+        self._orphans: dict[str, Usage] = {}
+        """Usage on nodes not seen yet: pods may arrive before their node."""
+        self._planes: dict[str, list[Nodes]] = {}
+        self._queues: dict[str, _Queue] = {}
+
+    # --- changes ---------------------------------------------------------------------------------
+
+    def put_node(self, node: Node) -> None:
+        """Add a node or take its newer version."""
+        old = self.index.get(node.name)
+        if old is not None:
+            self._forget(self.index.slot_of[node.name], old)
+        slot = self.index.put(node)
+        if slot == len(self._usage):
+            self._usage.append(Usage())
+        if old is None:
+            self._usage[slot] = self._orphans.pop(node.name, Usage())
+        bit = 1 << slot
+        for offer in node.offers.values():
+            by_offer = self.offers.setdefault(offer.resource, {})
+            by_offer[offer] = by_offer.get(offer, 0) | bit
+        for resource in node.gpus:
+            self.present[resource] = self.present.get(resource, 0) | bit
+            self._refresh(slot, node, resource)
+        self.touched(node.name)
+
+    def drop_node(self, name: str) -> None:
+        """Forget a node; what its pods hold is kept in case it returns."""
+        node = self.index.get(name)
+        if node is None:
+            return
+        slot = self.index.slot_of[name]
+        self._forget(slot, node)
+        self.index.drop(name)
+        usage, self._usage[slot] = self._usage[slot], Usage()
+        if usage.pods:
+            self._orphans[name] = usage
+        self.touched(name)
+
+    def _forget(self, slot: int, node: Node) -> None:
+        bit = 1 << slot
+        for offer in node.offers.values():
+            by_offer = self.offers[offer.resource]
+            by_offer[offer] &= ~bit
+            if not by_offer[offer]:
+                del by_offer[offer]
+            if not by_offer:
+                del self.offers[offer.resource]
+        for resource in node.gpus:
+            self.present[resource] &= ~bit
+            if not self.present[resource]:
+                del self.present[resource]
+            self._planes[resource] = [plane & ~bit for plane in self._planes.get(resource, ())]
+
+    def hold(self, holding: Holding) -> None:
+        """A pod was bound to a node."""
+        self._change(holding, 1)
+
+    def release(self, holding: Holding) -> None:
+        """A bound pod ended or went away."""
+        self._change(holding, -1)
+
+    def _change(self, holding: Holding, sign: int) -> None:
+        if holding.gpus:
+            nodes = self.where.setdefault(holding.workload, {})
+            _count(nodes, holding.node, sign)
+            if not nodes:
+                del self.where[holding.workload]
+        slot = self.index.slot_of.get(holding.node)
+        if slot is None:
+            usage = self._orphans.setdefault(holding.node, Usage())
+            usage.add(holding, sign)
+            if not usage.pods:
+                del self._orphans[holding.node]
+            return
+        self._usage[slot].add(holding, sign)
+        node = self.index.nodes[slot]
+        for resource, _count_of_pod in holding.gpus:
+            if node is not None and resource in node.gpus:
+                self._refresh(slot, node, resource)
+        if holding.gpus:
+            self.touched(holding.node)
+
+    def _refresh(self, slot: int, node: Node, resource: str) -> None:
+        free = max(0, node.gpus[resource] - self._usage[slot].gpus.get(resource, 0))
+        planes = self._planes.setdefault(resource, [])
+        while len(planes) < free.bit_length():
+            planes.append(0)
+        bit = 1 << slot
+        for b, plane in enumerate(planes):
+            planes[b] = plane | bit if free >> b & 1 else plane & ~bit
+
+    def wait(self, demand: Demand) -> None:
+        """A pod waits for a node."""
+        queue = self._queues.setdefault(demand.signature, _Queue(demand.spec))
+        for resource, count in demand.gpus:
+            _count(queue.asked, (resource, demand.priority), count)
+
+    def stop_waiting(self, demand: Demand) -> None:
+        """A waiting pod was bound, or went away."""
+        queue = self._queues[demand.signature]
+        for resource, count in demand.gpus:
+            _count(queue.asked, (resource, demand.priority), -count)
+        if not queue.asked:
+            del self._queues[demand.signature]
+
+    # --- questions -------------------------------------------------------------------------------
+
+    def usage(self, name: str) -> Usage:
+        """What is taken on a node, known or not."""
+        slot = self.index.slot_of.get(name)
+        return self._orphans.get(name, Usage()) if slot is None else self._usage[slot]
+
+    def free(self, resource: str, nodes: Nodes) -> int:
+        """Free units of a resource on a set of nodes, summed."""
+        return sum(
+            (plane & nodes).bit_count() << b
+            for b, plane in enumerate(self._planes.get(resource, ()))
+        )
+
+    def with_free(self, resource: str, nodes: Nodes) -> Nodes:
+        """Those of the nodes that have at least one unit free."""
+        found = 0
+        for plane in self._planes.get(resource, ()):
+            found |= plane
+        return found & nodes
+
+    def waiting(self, resource: str, nodes: Nodes, priority: int) -> int:
+        """Units that waiting pods of equal or higher priority, which reach these nodes, ask for."""
+        asked = 0
+        for queue in self._queues.values():
+            of_queue = sum(
+                count
+                for (name, of_pod), count in queue.asked.items()
+                if name == resource and of_pod >= priority
+            )
+            if of_queue:
+                if queue.version != self.index.version:
+                    queue.nodes = self.index.reach(queue.spec)
+                    queue.version = self.index.version
+                if queue.nodes & nodes:
+                    asked += of_queue
+        return asked
+
+    def room(
+        self, ask: Mapping[str, int], plain: Ask, nodes: Nodes, taken: Mapping[str, int]
+    ) -> bool:
+        """Whether a pod could start now on one of these nodes.
+
+        At least one node must have all of it free, cpu, memory, storage and a pod slot included,
+        and over all such nodes more must be free than others (`taken`) have a claim on.
+
+        Args:
+            ask: GPU and MIG resource -> count the pod needs on its node.
+            plain: the pod's cpu, memory and ephemeral storage.
+            nodes: where it may land.
+            taken: resource -> units claimed by others already.
+        """
+        for resource in ask:
+            nodes = self.with_free(resource, nodes)
+        missing = {resource: count + taken.get(resource, 0) for resource, count in ask.items()}
+        if any(self.free(resource, nodes) < count for resource, count in missing.items()):
+            return False
+        for slot in slots(nodes):
+            node, usage = self.index.nodes[slot], self._usage[slot]
+            if node is None or not _fits(node, usage, ask, plain):
+                continue
+            for resource in ask:
+                missing[resource] -= node.gpus[resource] - usage.gpus.get(resource, 0)
+            if all(count <= 0 for count in missing.values()):
+                return True
+        return False
+
+
+def _fits(node: Node, usage: Usage, ask: Mapping[str, int], plain: Ask) -> bool:
+    """kube-scheduler's NodeResourcesFit on one node: what is not asked for is not looked at."""
+    return (
+        usage.pods < node.pods
+        and (not plain.cpu_milli or usage.cpu_milli + plain.cpu_milli <= node.cpu_milli)
+        and (not plain.memory_bytes or usage.memory_bytes + plain.memory_bytes <= node.memory_bytes)
+        and (
+            not plain.ephemeral_bytes
+            or usage.ephemeral_bytes + plain.ephemeral_bytes <= node.ephemeral_bytes
+        )
+        and all(
+            usage.gpus.get(resource, 0) + count <= node.gpus.get(resource, 0)
+            for resource, count in ask.items()
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OfferSummary:
+    """What a set of nodes says of one MIG resource, folded into the safest statement."""
+
+    resource: str
+    profile: str
+    usable_mib: int | None
+    """The least over the counted nodes; None when there is none."""
+    compute_slices: int
+    memory_slices: int
+    bandwidth_bytes_s: int | None
+    special: bool
+    shared: bool
+    """On any node: then nobody may rely on the name."""
+    uniform: bool
+    """All counted nodes say the same MiB."""
+    uncounted: bool
+    """Some offering node's MiB is unknown."""
+    guardable: bool
+    """Every counted node carries the memory label."""
+    nodes: Nodes
+    """Counted nodes: those whose MiB is known."""
+    offering: Nodes
+    """All nodes that offer it."""
+
+
+def summarize(resource: str, every: Sequence[tuple[Offer, Nodes]]) -> OfferSummary:
+    """Fold what groups of nodes say of a resource; at least one group, each with its nodes."""
+    nodes = offering = 0
+    values: set[int] = set()
+    for offer, of_offer in every:
+        offering |= of_offer
+        if offer.usable_mib is not None:
+            nodes |= of_offer
+            values.add(offer.usable_mib)
+    offers = [offer for offer, _ in every]
+    known = [offer for offer in offers if offer.usable_mib is not None]
+    bandwidths = [offer.bandwidth_bytes_s for offer in offers]
+    return OfferSummary(
+        resource=resource,
+        profile=offers[0].profile,
+        usable_mib=min(values, default=None),
+        compute_slices=min(offer.compute_slices for offer in offers),
+        memory_slices=max(offer.memory_slices for offer in offers),
+        bandwidth_bytes_s=min((b for b in bandwidths if b is not None), default=None)
+        if None not in bandwidths
+        else None,
+        special=any(offer.special for offer in offers),
+        shared=any(offer.shared for offer in offers),
+        uniform=len(values) <= 1,
+        uncounted=len(known) < len(offers),
+        guardable=bool(known) and all(offer.labelled for offer in known),
+        nodes=nodes,
+        offering=offering,
+    )

@@ -1,0 +1,164 @@
+"""The decision function: the webhook, `explain`, the demo and every report call this one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from extender.core import pod as podlib
+from extender.core.decision import Change, Decision
+from extender.core.eligible import not_for_a_slice, not_ours
+from extender.core.fit import Chosen, fit
+from extender.core.footprint import Footprint, Undeclared, footprints
+from extender.core.pod import Pod
+from extender.core.policy import Mode, Policy
+from extender.core.quantity import format_mib
+from extender.core.reason import STEP_ONE, Action, Reason
+from extender.core.render import rewritten_containers
+from extender.core.rewrite import DECISION_ANNOTATION
+from extender.core.snapshot import Snapshot
+from extender.core.subject import Subject, subject_of
+
+_NO_LABELS: Mapping[str, Any] = {}
+
+
+def decide(
+    pod: Pod, snapshot: Snapshot, policy: Policy, *, namespace: str = "", request_id: str = ""
+) -> Decision:
+    """Decide on one pod about to be created. Pure, and total over any JSON object.
+
+    Args:
+        pod: the Pod, after API defaulting.
+        snapshot: the cluster as known now.
+        policy: the configuration in force.
+        namespace: the request's namespace; else the pod's own, else `default`.
+        request_id: uid of the AdmissionReview; ties log line, annotation and reservation together.
+    """
+    namespace = namespace or podlib.text(podlib.metadata(pod).get("namespace")) or "default"
+    labels = snapshot.namespaces.get(namespace, _NO_LABELS)
+    subject = subject_of(pod, namespace, labels, policy)
+    decision = _stray(subject, policy) or _steps(subject, snapshot, policy)
+    if decision.action is not Action.LEFT and subject.mode is Mode.DRY_RUN:
+        decision = replace(
+            decision,
+            action=Action.LEFT,
+            reason=Reason.DRY_RUN,
+            would_be=decision.action,
+            message=f"dry run; would be {decision.action}: {decision.message}",
+            claims=_as_it_came(subject, policy),
+        )
+    return replace(decision, id=request_id)
+
+
+def _stray(subject: Subject, policy: Policy) -> Decision | None:
+    """The GPU resource put back beside our MIG resource by a LimitRange or a later webhook.
+
+    Only in containers that our own decision on the pod names, and only while the MIG resource is
+    still there: then the old key is taken out again and nothing else is done.
+    """
+    mark = subject.annotations.get(DECISION_ANNOTATION)
+    if not subject.gpu or not isinstance(mark, str):
+        return None
+    rewritten = rewritten_containers(mark)
+    stray = [c for c in subject.gpu if c.count(rewritten.get(c.name, "")) == 1]
+    if not stray:
+        return None
+    return replace(
+        _left(
+            subject,
+            policy,
+            Reason.ALREADY_MIG,
+            f"{policy.gpu_resource} came back beside our slice and was removed again",
+        ),
+        stray=tuple(c.pointer for c in stray),
+    )
+
+
+def _steps(subject: Subject, snapshot: Snapshot, policy: Policy) -> Decision:
+    refusal = not_ours(subject, snapshot, policy)
+    if refusal is not None:
+        return _left(subject, policy, *refusal)
+    refusal = not_for_a_slice(subject, policy)
+    if refusal is not None:
+        return _left(subject, policy, *refusal)
+    declared = footprints(subject, policy)
+    if isinstance(declared, Undeclared):
+        return _left(subject, policy, declared.reason, declared.message)
+    outcome = fit(subject, declared, snapshot, policy)
+    if isinstance(outcome, Chosen):
+        return _rewritten(subject, policy, declared, outcome)
+    return replace(
+        _left(subject, policy, outcome.reason, outcome.message),
+        changes=tuple(_change(f, policy) for f in declared),
+        need_mib=_largest_need(declared),
+        candidates=outcome.candidates,
+    )
+
+
+def _left(subject: Subject, policy: Policy, reason: Reason, message: str) -> Decision:
+    return Decision(
+        action=Action.LEFT,
+        reason=reason,
+        message=message,
+        namespace=subject.namespace,
+        pod=podlib.display_name(subject.pod),
+        workload=subject.workload,
+        mode=subject.mode,
+        changes=tuple(Change(c.name, c.pointer, policy.gpu_resource) for c in subject.gpu),
+        claims={} if reason in STEP_ONE else _as_it_came(subject, policy),
+        config_revision=policy.revision,
+    )
+
+
+def _rewritten(
+    subject: Subject, policy: Policy, declared: tuple[Footprint, ...], chosen: Chosen
+) -> Decision:
+    held = list(zip(declared, chosen.picks, strict=True))
+    largest = max(held, key=lambda fp: (fp[0].want.need_mib or 0, fp[1].usable_mib or 0))
+    footprint, pick = largest
+    need = footprint.want.need_mib
+    names = ", ".join(name.removeprefix("nvidia.com/") for name in chosen.claims)
+    needs = "as asked for" if need is None else f"need {format_mib(need)}"
+    usable = "" if pick.usable_mib is None else f", {format_mib(pick.usable_mib)} usable"
+    how = {
+        Reason.FITS: f"{needs} fits {names}{usable}",
+        Reason.FITS_LARGER: f"{needs} takes the larger {names}{usable}: smaller ones are full",
+        Reason.WAITS: f"{needs} waits for {names}{usable}: none is free",
+    }
+    return Decision(
+        action=Action.REWRITTEN,
+        reason=chosen.reason,
+        message=how[chosen.reason],
+        namespace=subject.namespace,
+        pod=podlib.display_name(subject.pod),
+        workload=subject.workload,
+        mode=subject.mode,
+        changes=tuple(replace(_change(f, policy), to=pick.resource) for f, pick in held),
+        need_mib=need,
+        usable_mib=pick.usable_mib,
+        profile=pick.profile,
+        candidates=chosen.candidates,
+        claims=chosen.claims,
+        nodes=chosen.nodes,
+        guards=chosen.guards,
+        config_revision=policy.revision,
+    )
+
+
+def _change(footprint: Footprint, policy: Policy) -> Change:
+    container = footprint.container
+    return Change(
+        name=container.name,
+        pointer=container.pointer,
+        resource=policy.gpu_resource,
+        footprint_bytes=footprint.footprint_bytes,
+        footprint_source=footprint.source,
+        need_mib=footprint.want.need_mib,
+    )
+
+
+def _largest_need(declared: tuple[Footprint, ...]) -> int | None:
+    return max((f.want.need_mib for f in declared if f.want.need_mib is not None), default=None)
+
+
+def _as_it_came(subject: Subject, policy: Policy) -> Mapping[str, int]:
+    return {policy.gpu_resource: podlib.extended_ask(subject.containers, policy.gpu_resource)}

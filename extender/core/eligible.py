@@ -1,0 +1,203 @@
+"""Steps 1 and 2: is the pod ours to change, and would a slice do what it expects of a GPU?"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from extender.core.footprint import FOOTPRINT_ANNOTATION, PROFILE_ANNOTATION, container_annotation
+from extender.core.pod import Container, environment, gpu_ask, mapping, text
+from extender.core.policy import Mode, Policy, Queues
+from extender.core.quantity import QuantityError, fraction
+from extender.core.reason import Reason
+from extender.core.snapshot import Snapshot
+from extender.core.subject import Subject
+
+Refusal = tuple[Reason, str]
+"""Why a pod is left, and one line with its own figures."""
+
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+QUEUE_LABELS = (
+    "kueue.x-k8s.io/queue-name",
+    "scheduling.k8s.io/group-name",
+    "scheduling.x-k8s.io/pod-group",
+    "pod-group.scheduling.sigs.k8s.io",
+    "scheduling.volcano.sh/group-name",
+)
+"""Labels or annotations by which a pod belongs to a queue or a pod group."""
+
+DISTRIBUTED_KINDS = frozenset(
+    {"JobSet", "LeaderWorkerSet", "MPIJob", "PaddleJob", "PyTorchJob", "TFJob", "XGBoostJob"}
+)
+DISTRIBUTED_LABELS = (
+    "jobset.sigs.k8s.io/jobset-name",
+    "leaderworkerset.sigs.k8s.io/name",
+    "training.kubeflow.org/job-name",
+    "training.kubeflow.org/replica-type",
+)
+
+SMALL_SHARE = 0.8
+"""A program told to take less than this of the card it sees does not expect to have it alone."""
+
+_SHARE_FLAG = re.compile(
+    r"--(?:gpu[-_]memory[-_]utilization|mem[-_]fraction[-_]static|cuda[-_]memory[-_]fraction"
+    r"|kv[-_]cache[-_]free[-_]gpu[-_]mem(?:ory)?[-_]fraction|gpu[-_]memory[-_]fraction)"
+    r"(?:[=\s]+(?P<value>[0-9.]+))?"
+)
+_SHARE_VARIABLES = frozenset(
+    {
+        "CUDA_MEMORY_FRACTION",
+        "GPU_MEMORY_UTILIZATION",
+        "SGLANG_MEM_FRACTION_STATIC",
+        "VLLM_GPU_MEMORY_UTILIZATION",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    }
+)
+_ENGINES = frozenset({"display", "graphics", "video"})
+
+
+def not_ours(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | None:
+    """Step 1: the first reason, in the documented order, why the pod is none of our business."""
+    if not subject.gpu:
+        asked = gpu_ask(subject.containers, policy.gpu_resource)
+        if asked:
+            return Reason.ALREADY_MIG, f"asks for {', '.join(asked)} already"
+        return Reason.NO_GPU_REQUEST, f"no container asks for {policy.gpu_resource}"
+    for check in _STEP_ONE:
+        refusal = check(subject, snapshot, policy)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _unchangeable(subject: Subject, _snapshot: Snapshot, _policy: Policy) -> Refusal | None:
+    if MIRROR_ANNOTATION in subject.annotations:
+        return Reason.MIRROR_POD, "a mirror of a static pod cannot be changed"
+    if subject.spec.get("nodeName"):
+        return Reason.NODE_NAME_SET, f"bound to node {text(subject.spec.get('nodeName'))} already"
+    if subject.spec.get("resourceClaims"):
+        return Reason.RESOURCE_CLAIMS, "devices come from resource claims"
+    if subject.workload.kind == "DaemonSet":
+        return Reason.DAEMON_SET, f"belongs to DaemonSet {subject.workload.name}"
+    return None
+
+
+def _unwanted(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal | None:
+    name = subject.namespace
+    if policy.exclude.match(name) or (policy.include and not policy.include.match(name)):
+        return Reason.NAMESPACE_EXCLUDED, f"namespace {name} is not served"
+    if subject.ignored:
+        return Reason.IGNORED, "pod or namespace is labelled migfit.io/mode=ignore"
+    if subject.mode is Mode.DISABLED:
+        by = f"rule {subject.rule.name}" if subject.rule is not None else "the configuration"
+        return Reason.DISABLED, f"disabled by {by}"
+    return None
+
+
+def _placed_by_others(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal | None:
+    scheduler = text(subject.spec.get("schedulerName")) or "default-scheduler"
+    known = {"default-scheduler", policy.inject.scheduler_name, *policy.schedulers}
+    if scheduler not in known:
+        return Reason.OTHER_SCHEDULER, f"placed by {scheduler}, which is not in `schedulers`"
+    if policy.queues is Queues.LEAVE:
+        if subject.spec.get("schedulingGates"):
+            return Reason.QUEUED, "held by a scheduling gate"
+        for label in QUEUE_LABELS:
+            if label in subject.labels or label in subject.annotations:
+                return Reason.QUEUED, f"queued: carries {label}"
+        if mapping(subject.spec.get("schedulingGroup")) or mapping(subject.spec.get("workloadRef")):
+            return Reason.QUEUED, "queued: belongs to a PodGroup"
+    return None
+
+
+def _not_now(subject: Subject, snapshot: Snapshot, _policy: Policy) -> Refusal | None:
+    left_s = snapshot.held.get((subject.namespace, str(subject.workload)))
+    if left_s is not None:
+        return (
+            Reason.BACKED_OFF,
+            f"{subject.workload} runs whole for another {int(left_s // 60)} min",
+        )
+    if snapshot.stale:
+        return Reason.STALE_STATE, f"nothing heard of the cluster for {int(snapshot.age_s)} s"
+    return None
+
+
+_STEP_ONE: tuple[Callable[[Subject, Snapshot, Policy], Refusal | None], ...] = (
+    _unchangeable,
+    _unwanted,
+    _placed_by_others,
+    _not_now,
+)
+
+
+def not_for_a_slice(subject: Subject, policy: Policy) -> Refusal | None:
+    """Step 2: why a slice would not do, although memory might fit."""
+    for container in subject.gpu:
+        count = container.count(policy.gpu_resource)
+        if count > 1:
+            return Reason.MULTI_GPU, f"container {container.name} asks for {count} GPUs"
+    if any(c.mig_counts() for c in subject.containers):
+        return Reason.MIXED_REQUESTS, f"asks for {policy.gpu_resource} and for MIG slices"
+    if _declares_itself(subject):
+        return None
+    for container in subject.gpu:
+        if (share := _small_share(container)) is not None:
+            return (
+                Reason.FRACTION_OF_CARD,
+                f"container {container.name} takes {share:g} of the card it sees",
+            )
+        if engines := _engines(container):
+            return (
+                Reason.NEEDS_ENGINES,
+                f"container {container.name} asks for {', '.join(sorted(engines))}",
+            )
+    if together := _distributed(subject):
+        return Reason.DISTRIBUTED, f"one of several processes: {together}"
+    return None
+
+
+def _declares_itself(subject: Subject) -> bool:
+    """Whether the pod itself says what it needs: its author knows better than our guesses."""
+    return (
+        FOOTPRINT_ANNOTATION in subject.annotations
+        or PROFILE_ANNOTATION in subject.annotations
+        or any(container_annotation(c.name) in subject.annotations for c in subject.gpu)
+    )
+
+
+def _words(container: Container) -> Iterator[str]:
+    for key in ("command", "args"):
+        listed = container.raw.get(key)
+        if isinstance(listed, list):
+            yield from (text(word) for word in listed)
+
+
+def _small_share(container: Container) -> float | None:
+    shares = [match["value"] for match in _SHARE_FLAG.finditer(" ".join(_words(container)))]
+    shares += [value for name, value in environment(container) if name in _SHARE_VARIABLES]
+    for share in shares:
+        try:
+            taken = float(fraction(share)) if share else None
+        except QuantityError:
+            continue
+        if taken is not None and 0 < taken < SMALL_SHARE:
+            return taken
+    return None
+
+
+def _engines(container: Container) -> frozenset[str]:
+    for name, value in environment(container):
+        if name == "NVIDIA_DRIVER_CAPABILITIES":
+            return _ENGINES & {word.strip() for word in value.split(",")}
+    return frozenset()
+
+
+def _distributed(subject: Subject) -> str:
+    if subject.workload.kind in DISTRIBUTED_KINDS:
+        return f"owned by a {subject.workload.kind}"
+    for label in DISTRIBUTED_LABELS:
+        if label in subject.labels:
+            return f"label {label}"
+    for container in subject.gpu:
+        for name, value in environment(container):
+            if name == "WORLD_SIZE" and value.isascii() and value.isdigit() and int(value) > 1:
+                return f"WORLD_SIZE={value}"
+    return ""

@@ -1,0 +1,269 @@
+"""Steps 4 to 7: from wants to MIG resources, on the nodes the pod can reach, with what is free now."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from extender.core import pod as podlib
+from extender.core.capacity import Capacity, OfferSummary, summarize
+from extender.core.decision import Candidate, Verdict
+from extender.core.footprint import Footprint, Want
+from extender.core.node import Offer, memory_label
+from extender.core.policy import Policy, WhenFull
+from extender.core.reach import Nodes
+from extender.core.reason import Reason
+from extender.core.snapshot import Snapshot
+from extender.core.subject import Subject
+
+MOST_COMBINATIONS = 1024
+"""Pods whose containers want different profiles: how many combinations are tried at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The pod is to be rewritten."""
+
+    reason: Reason
+    picks: tuple[OfferSummary, ...]
+    """One per GPU container, in their order."""
+    claims: Mapping[str, int]
+    """MIG resource -> count the pod will ask of its node."""
+    guards: tuple[tuple[str, int], ...]
+    nodes: Nodes
+    candidates: tuple[Candidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NotChosen:
+    """The pod is to be left."""
+
+    reason: Reason
+    message: str
+    candidates: tuple[Candidate, ...] = ()
+
+
+def fit(
+    subject: Subject, wanted: Sequence[Footprint], snapshot: Snapshot, policy: Policy
+) -> Chosen | NotChosen:
+    """Choose the MIG resource of every GPU container, or say why the pod keeps its GPU."""
+    return _Fit(subject, wanted, snapshot, policy).run()
+
+
+class _Fit:
+    """One run of steps 4 to 7, with what its steps share."""
+
+    def __init__(
+        self, subject: Subject, wanted: Sequence[Footprint], snapshot: Snapshot, policy: Policy
+    ) -> None:
+        self.subject = subject
+        self.wanted = wanted
+        self.snapshot = snapshot
+        self.capacity = snapshot.capacity
+        self.policy = policy
+        self.nodes = self._reach(self.capacity)
+        self.priority = podlib.priority(subject.pod)
+        self.plain = podlib.plain_ask(subject.pod, subject.containers)
+        self.distinct: list[Want] = list(dict.fromkeys(f.want for f in wanted))
+        self.candidates: dict[str, Candidate] = {}
+
+    def run(self) -> Chosen | NotChosen:
+        offered = self._offered()
+        if not offered:
+            return NotChosen(Reason.NO_REACHABLE_MIG, "no reachable node offers a MIG resource")
+        fitting: list[list[OfferSummary]] = []
+        for want in self.distinct:
+            fitting.append([offer for offer in offered if self._admissible(want, offer)])
+            if not fitting[-1]:
+                return self._none_fits(want, offered)
+        combinations = _combinations(fitting)
+        first = self._try(combinations[0])
+        if self._is_free(first):
+            return self._take(first, Reason.FITS)
+        return self._when_full(first, combinations[1:])
+
+    def _reach(self, capacity: Capacity) -> Nodes:
+        """Where the pod may land as it will be after injection."""
+        inject = self.policy.inject
+        return capacity.index.reach(
+            self.subject.spec, selector=inject.node_selector, tolerations=inject.tolerations
+        )
+
+    # --- step 5: candidates ----------------------------------------------------------------------
+
+    def _offered(self) -> list[OfferSummary]:
+        """What the reachable nodes and pools offer, smallest first."""
+        grouped: dict[str, list[tuple[Offer, Nodes]]] = {}
+        for resource, by_offer in self.capacity.offers.items():
+            here = [(o, nodes & self.nodes) for o, nodes in by_offer.items() if nodes & self.nodes]
+            if here:
+                grouped[resource] = here
+        pools = self.snapshot.pools
+        reached = self._reach(pools) if pools.offers else 0
+        for resource, by_offer in pools.offers.items():
+            # Nodes of a pool do not exist yet: they say what fits, and have nothing free.
+            there = [(o, 0) for o, nodes in by_offer.items() if nodes & reached]
+            if there:
+                grouped.setdefault(resource, []).extend(there)
+        return sorted((summarize(name, offers) for name, offers in grouped.items()), key=_order)
+
+    def _admissible(self, want: Want, offer: OfferSummary) -> bool:
+        """Whether an offer would do, fullness apart; the verdict is kept either way."""
+        verdict = self._objection(want, offer)
+        self.candidates[offer.resource] = Candidate(
+            resource=offer.resource,
+            usable_mib=offer.usable_mib,
+            free=self.capacity.free(offer.resource, offer.offering),
+            verdict=verdict or Verdict.FITS,
+        )
+        return verdict is None
+
+    def _objection(self, want: Want, offer: OfferSummary) -> Verdict | None:
+        if want.profile is not None and offer.profile != want.profile:
+            return Verdict.NOT_ASKED_FOR
+        if offer.shared:
+            return Verdict.SHARED
+        if offer.special and want.profile is None and not self.policy.allow_special_profiles:
+            return Verdict.SPECIAL
+        if want.need_mib is not None:
+            if offer.usable_mib is None or (offer.uncounted and not offer.guardable):
+                return Verdict.MEMORY_UNKNOWN
+            if offer.usable_mib < want.need_mib:
+                return Verdict.TOO_SMALL
+        if offer.compute_slices < want.min_compute:
+            return Verdict.TOO_LITTLE_COMPUTE
+        if (offer.bandwidth_bytes_s or 0) < want.min_bandwidth_bytes_s:
+            return Verdict.TOO_LITTLE_BANDWIDTH
+        return None
+
+    def _none_fits(self, want: Want, offered: Sequence[OfferSummary]) -> NotChosen:
+        listed = tuple(self.candidates[offer.resource] for offer in offered)
+        need = "the pod" if want.need_mib is None else f"need {want.need_mib}Mi"
+        if want.profile is not None:
+            named = next((c for c in listed if c.verdict is not Verdict.NOT_ASKED_FOR), None)
+            if named is None:
+                message = f"no reachable node offers profile {want.profile}"
+                return NotChosen(Reason.NO_REACHABLE_MIG, message, listed)
+            if named.verdict is Verdict.TOO_SMALL:
+                message = f"{need}; profile {want.profile} has {named.usable_mib}Mi usable"
+                return NotChosen(Reason.PROFILE_TOO_SMALL, message, listed)
+        unusable = {Verdict.SHARED, Verdict.SPECIAL, Verdict.MEMORY_UNKNOWN, Verdict.NOT_ASKED_FOR}
+        if all(c.verdict in unusable for c in listed):
+            message = "reachable MIG resources are shared, special or of unknown memory"
+            return NotChosen(Reason.NO_REACHABLE_MIG, message, listed)
+        largest = max(offer.usable_mib or 0 for offer in offered)
+        if largest < (want.need_mib or 0):
+            message = f"{need}; the largest slice in reach has {largest}Mi"
+        else:
+            message = f"{need}; no slice in reach has the memory, compute and bandwidth together"
+        return NotChosen(Reason.TOO_LARGE, message, listed)
+
+    # --- step 6: what is free --------------------------------------------------------------------
+
+    def _try(self, combination: Sequence[OfferSummary]) -> Chosen:
+        pick_of = dict(zip(self.distinct, combination, strict=True))
+        nodes = self.nodes
+        for want, pick in pick_of.items():
+            nodes &= pick.offering if want.need_mib is None else pick.nodes
+        to = {f.container.pointer: pick_of[f.want].resource for f in self.wanted}
+        claims = {
+            resource: podlib.total(
+                [(c.kind, int(to.get(c.pointer) == resource)) for c in self.subject.containers]
+            )
+            for resource in sorted(set(to.values()))
+        }
+        return Chosen(
+            reason=Reason.FITS,
+            picks=tuple(pick_of[f.want] for f in self.wanted),
+            claims=claims,
+            guards=self._guards(pick_of),
+            nodes=nodes,
+        )
+
+    def _guards(self, pick_of: Mapping[Want, OfferSummary]) -> tuple[tuple[str, int], ...]:
+        """Node labels that kube-scheduler shall check, where we cannot be sure of every node."""
+        least: dict[str, int] = {}
+        for want, pick in pick_of.items():
+            unsure = pick.uncounted or not pick.uniform or not self.policy.filter
+            if unsure and pick.guardable and want.need_mib is not None:
+                label = memory_label(pick.resource)
+                least[label] = max(least.get(label, 0), want.need_mib - 1)
+        return tuple(sorted(least.items()))
+
+    def _is_free(self, chosen: Chosen) -> bool:
+        taken = self._taken(chosen.claims, chosen.nodes)
+        free = self.capacity.room(chosen.claims, self.plain, chosen.nodes, taken)
+        if not free:
+            self._note(chosen.claims, Verdict.FULL)
+        return free
+
+    def _taken(self, claims: Mapping[str, int], nodes: Nodes) -> dict[str, int]:
+        return {
+            resource: self.capacity.waiting(resource, nodes, self.priority)
+            + self.snapshot.reservations.on(resource, nodes)
+            for resource in claims
+        }
+
+    def _note(self, resources: Mapping[str, int], verdict: Verdict) -> None:
+        for resource in resources:
+            self.candidates[resource] = replace(self.candidates[resource], verdict=verdict)
+
+    def _take(self, chosen: Chosen, reason: Reason) -> Chosen:
+        self._note(chosen.claims, Verdict.CHOSEN)
+        return replace(chosen, reason=reason, candidates=tuple(self.candidates.values()))
+
+    # --- step 7: the smallest is full ------------------------------------------------------------
+
+    def _when_full(
+        self, first: Chosen, larger: Sequence[Sequence[OfferSummary]]
+    ) -> Chosen | NotChosen:
+        names = ", ".join(resource.removeprefix("nvidia.com/") for resource in first.claims)
+        for entry in self.policy.when_full:
+            if entry is WhenFull.NEXT_LARGER:
+                for combination in larger:
+                    chosen = self._try(combination)
+                    if self._is_free(chosen):
+                        return self._take(chosen, Reason.FITS_LARGER)
+            elif entry is WhenFull.WAIT:
+                return self._take(first, Reason.WAITS)
+            elif entry is WhenFull.WHOLE_NOW:
+                if self._whole_now():
+                    return self._left(f"no free {names}; a whole GPU is free now")
+            elif self._whole_later():
+                return self._left(f"no free {names}; a whole GPU can serve the pod later")
+        return self._left(f"no free {names}")
+
+    def _left(self, message: str) -> NotChosen:
+        return NotChosen(Reason.NO_FREE_SLICE, message, tuple(self.candidates.values()))
+
+    def _unchanged(self) -> Nodes:
+        """Where the pod may land as it came, before injection."""
+        return self.capacity.index.reach(self.subject.spec)
+
+    def _whole_now(self) -> bool:
+        resource = self.policy.gpu_resource
+        nodes = self._unchanged()
+        asked = {resource: podlib.extended_ask(self.subject.containers, resource)}
+        return self.capacity.room(asked, self.plain, nodes, self._taken(asked, nodes))
+
+    def _whole_later(self) -> bool:
+        if self._unchanged() & self.capacity.present.get(self.policy.gpu_resource, 0):
+            return True
+        declared = self.policy.autoscaled
+        return bool(self.capacity.index.autoscaled) if declared is None else declared
+
+
+def _order(offer: OfferSummary) -> tuple[int, int, int, bool, str]:
+    usable = offer.usable_mib if offer.usable_mib is not None else 1 << 40
+    return (usable, offer.memory_slices, offer.compute_slices, offer.special, offer.resource)
+
+
+def _combinations(lists: Sequence[Sequence[OfferSummary]]) -> list[tuple[OfferSummary, ...]]:
+    """One offer of each list, in order of the memory they take together.
+
+    Of very many combinations only those of the smallest few offers each are tried.
+    """
+    if len(lists) == 1:
+        return [(offer,) for offer in lists[0]]
+    most = max(1, int(MOST_COMBINATIONS ** (1 / len(lists))))
+    every = itertools.product(*(offers[:most] for offers in lists))
+    return sorted(every, key=lambda c: (sum(o.usable_mib or 0 for o in c), *map(_order, c)))

@@ -1,0 +1,166 @@
+"""Step 3: how much GPU memory each container needs, and who says so."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from extender.core.catalogue import MIG_PREFIX, profile_name, shape
+from extender.core.pod import Container
+from extender.core.policy import Model, Policy
+from extender.core.quantity import (
+    QuantityError,
+    bandwidth_bytes_s,
+    footprint_bytes,
+    fraction,
+    need_mib,
+)
+from extender.core.reason import Reason
+from extender.core.subject import Subject, image_matches
+
+FOOTPRINT_ANNOTATION = "migfit.io/gpu-memory"
+MODEL_ANNOTATION = "migfit.io/model"
+HEADROOM_ANNOTATION = "migfit.io/headroom"
+MIN_COMPUTE_ANNOTATION = "migfit.io/min-compute"
+MIN_BANDWIDTH_ANNOTATION = "migfit.io/min-bandwidth"
+PROFILE_ANNOTATION = "migfit.io/profile"
+CONTAINER_PREFIX = "gpu-memory.migfit.io/"
+
+
+def container_annotation(container: str) -> str:
+    """The annotation with the footprint of one container."""
+    return CONTAINER_PREFIX + container
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What one GPU container needs of a slice."""
+
+    need_mib: int | None
+    """None with an explicit profile and no footprint."""
+    profile: str | None
+    """The only profile the pod accepts."""
+    min_compute: int
+    min_bandwidth_bytes_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """A container's want, and where its footprint came from."""
+
+    container: Container
+    want: Want
+    footprint_bytes: int | None
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Undeclared:
+    """Why no want could be made of the pod."""
+
+    reason: Reason
+    message: str
+
+
+class _AnnotationError(ValueError):
+    """An annotation of ours that does not parse; the message names the key and a good value."""
+
+
+def footprints(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
+    """The want of every GPU container, or why there is none."""
+    try:
+        return _read(subject, policy)
+    except _AnnotationError as bad:
+        return Undeclared(Reason.BAD_ANNOTATION, str(bad))
+
+
+def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
+    names = {c.name for c in subject.containers}
+    for key in subject.annotations:
+        if key.startswith(CONTAINER_PREFIX) and key.removeprefix(CONTAINER_PREFIX) not in names:
+            raise _AnnotationError(f"{key}: the pod has no such container; write one of its names")
+    model: Model | None = None
+    if (named := subject.annotations.get(MODEL_ANNOTATION)) is not None:
+        model = next((m for m in policy.models if m.name == named), None)
+        if model is None:
+            return Undeclared(Reason.UNKNOWN_MODEL, f"{MODEL_ANNOTATION}: no model {named!r:.60}")
+    rule = subject.rule
+    profile = _annotated(subject, PROFILE_ANNOTATION, _profile)
+    headroom = _annotated(subject, HEADROOM_ANNOTATION, fraction)
+    if headroom is None:
+        headroom = (
+            rule.headroom if rule is not None and rule.headroom is not None else policy.headroom
+        )
+    compute = _annotated(subject, MIN_COMPUTE_ANNOTATION, _compute)
+    bandwidth = _annotated(subject, MIN_BANDWIDTH_ANNOTATION, bandwidth_bytes_s) or 0
+    found: list[Footprint] = []
+    for container in subject.gpu:
+        size, source, said_by = _size(subject, policy, container, model)
+        if size is None and profile is None:
+            return Undeclared(
+                Reason.NO_FOOTPRINT,
+                f"nothing says how much memory container {container.name} needs",
+            )
+        want = Want(
+            need_mib=None if size is None else need_mib(size, Fraction(headroom)),
+            profile=profile,
+            min_compute=_first(
+                compute,
+                said_by.min_compute if said_by is not None else None,
+                rule.min_compute if rule is not None else None,
+                policy.min_compute,
+            ),
+            min_bandwidth_bytes_s=bandwidth,
+        )
+        found.append(Footprint(container, want, size, source))
+    return tuple(found)
+
+
+def _size(
+    subject: Subject, policy: Policy, container: Container, model: Model | None
+) -> tuple[int | None, str | None, Model | None]:
+    """Footprint in bytes, its source, and the model that gave it; in the documented precedence."""
+    for key in (container_annotation(container.name), FOOTPRINT_ANNOTATION):
+        if (size := _annotated(subject, key, footprint_bytes)) is not None:
+            return size, "annotation", None
+    if model is not None:
+        return model.footprint_bytes, f"model:{model.name}", model
+    rule = subject.rule
+    if rule is not None and rule.footprint_bytes is not None:
+        return rule.footprint_bytes, f"rule:{rule.name}", None
+    for listed in policy.models:
+        if listed.images and image_matches(listed.images, container):
+            return listed.footprint_bytes, f"image:{listed.name}", listed
+    if policy.when_unknown_bytes is not None:
+        return policy.when_unknown_bytes, "whenUnknown", None
+    return None, None, None
+
+
+def _annotated(subject: Subject, key: str, parse: Callable[[str], Any]) -> Any:
+    value = subject.annotations.get(key)
+    if value is None:
+        return None
+    try:
+        return parse(value)
+    except QuantityError as error:
+        raise _AnnotationError(f"{key}: {error}") from None
+
+
+def _compute(value: str) -> int:
+    if not re.fullmatch("[1-7]", value):
+        raise QuantityError(f"{value!r:.40} is no number of compute slices; write 1 to 7")
+    return int(value)
+
+
+def _profile(value: str) -> str:
+    name = profile_name(value) if value.startswith(MIG_PREFIX) else value
+    if shape(name) is None:
+        raise QuantityError(
+            f"{value!r:.40} is no MIG profile; write 2g.20gb, 1g.10gb+me or the like"
+        )
+    return name
+
+
+def _first(*values: int | None) -> int:
+    return next((v for v in values if v is not None), 1)

@@ -1,0 +1,57 @@
+"""What one decision is made on: the cluster as known at one moment.
+
+Nothing changes it while a decision runs, because decisions and watch events take turns on one event
+loop and a decision never yields.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from extender.core.capacity import Capacity
+from extender.core.reach import Nodes
+
+
+@dataclass(slots=True)
+class Reservations:
+    """Slices promised to pods that have not shown up in the watch yet, summed by where they may go."""
+
+    by_place: dict[tuple[str, Nodes], int] = field(default_factory=dict)
+    """(resource, nodes) -> count."""
+
+    def add(self, claims: Mapping[str, int], nodes: Nodes, sign: int) -> None:
+        """Make (+1) or release (-1) a reservation."""
+        for resource, count in claims.items():
+            key = (resource, nodes)
+            left = self.by_place.get(key, 0) + sign * count
+            if left:
+                self.by_place[key] = left
+            else:
+                self.by_place.pop(key, None)
+
+    def on(self, resource: str, nodes: Nodes) -> int:
+        """Units promised to pods that may land on any of these nodes."""
+        return sum(
+            count
+            for (name, place), count in self.by_place.items()
+            if name == resource and place & nodes
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The cluster for one decision."""
+
+    capacity: Capacity
+    pools: Capacity = field(default_factory=Capacity)
+    """Nodes that do not exist yet (`pools` of the configuration), never with anything free."""
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Namespace -> its labels."""
+    reservations: Reservations = field(default_factory=Reservations)
+    held: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(namespace, `Kind/name`) of workloads held back -> seconds left."""
+    stale: bool = False
+    """Not synced yet, or nothing heard for too long: nothing may be decided on it."""
+    age_s: float = 0.0
+    """Since the last event or bookmark."""
+    scheduler_alive: bool = True
+    """The Lease of `inject.schedulerName` is fresh."""

@@ -1,0 +1,1 @@
+"""`migfit demo`: a cluster in one process, the production server beside it, and the picture."""

@@ -1,0 +1,152 @@
+"""ExtenderArgs in, filter and prioritize results out. Reads, ranks, answers; changes nothing.
+
+The wire (kube-scheduler `extender/v1`): Go names without tags, so keys are sent capitalised and unset
+ones as null; integers only; a null list of nodes would turn every node down.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from extender.core.capacity import Capacity
+from extender.core.node import Node
+from extender.core.pod import (
+    Container,
+    Pod,
+    annotations,
+    containers,
+    labels,
+    metadata,
+    objects,
+    text,
+    workload,
+)
+from extender.core.policy import Policy
+from extender.core.quantity import QuantityError, mib_up, whole
+from extender.core.rewrite import NEED_ANNOTATION, REWRITTEN_LABEL
+from extender.core.score import Ranking
+
+RECONFIGURING = "GPU layout is being changed"
+SLICE_TOO_SMALL = "slice has too little usable memory"
+
+
+class BadArgs(ValueError):  # noqa: N818  it is an answer, not a failure
+    """The body is no ExtenderArgs; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Args:
+    """What kube-scheduler asks about."""
+
+    pod: Pod
+    names: list[Any]
+    """Strings, from a kube-scheduler."""
+    nodes: Any
+    """The NodeList of a scheduler with `nodeCacheCapable: false`; else None."""
+
+
+def read_args(body: bytes) -> Args:
+    """Decode ExtenderArgs.
+
+    Raises:
+        BadArgs: it is none.
+    """
+    try:
+        args = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadArgs(f"body is not JSON: {error}") from None
+    if not isinstance(args, dict):
+        raise BadArgs("body is not ExtenderArgs: a JSON object with Pod and NodeNames")
+    folded = args if "Pod" in args else {key.lower(): value for key, value in args.items()}
+    pod = folded.get("Pod", folded.get("pod"))
+    names = folded.get("NodeNames", folded.get("nodenames"))
+    nodes = folded.get("Nodes", folded.get("nodes"))
+    if not isinstance(pod, dict):
+        raise BadArgs("ExtenderArgs has no Pod")
+    if names is None and isinstance(nodes, dict):
+        found = objects(nodes.get("items"))
+        return Args(pod, [text(metadata(node).get("name")) for node in found], nodes)
+    if not isinstance(names, list):
+        raise BadArgs("ExtenderArgs has neither NodeNames nor Nodes")
+    return Args(pod, names, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduling:
+    """The two verbs, on the cluster as it is at the moment of asking."""
+
+    capacity: Callable[[], Capacity]
+    ranking: Callable[[], Ranking]
+    policy: Callable[[], Policy]
+
+    def filter(self, body: bytes) -> bytes:
+        """Turn down, for a rewritten pod, what no eviction could mend; pass every other node."""
+        args = read_args(body)
+        refused = self._refused(args)
+        kept = [name for name in args.names if name not in refused] if refused else args.names
+        answer: dict[str, Any] = {
+            "NodeNames": kept,
+            "FailedNodes": {},
+            "FailedAndUnresolvableNodes": refused,
+            "Error": "",
+        }
+        if args.nodes is not None:
+            items = objects(args.nodes.get("items"))
+            passed = [n for n in items if text(metadata(n).get("name")) not in refused]
+            answer["Nodes"] = {**args.nodes, "items": passed}
+        return orjson.dumps(answer)
+
+    def _refused(self, args: Args) -> dict[str, str]:
+        if not self.policy().filter or labels(args.pod).get(REWRITTEN_LABEL) != "true":
+            return {}
+        asked = _mig_asked(containers(args.pod))
+        if not asked:
+            return {}
+        need_mib = _need_mib(args.pod)
+        index = self.capacity().index
+        refused = {}
+        for name in args.names:
+            node = index.get(name) if isinstance(name, str) else None
+            if node is not None and (why := _objection(node, asked, need_mib)):
+                refused[name] = why
+        return refused
+
+    def prioritize(self, body: bytes) -> bytes:
+        """Score the nodes for a pod that asks for a GPU or a slice; nothing for any other."""
+        args = read_args(body)
+        policy = self.policy()
+        held = containers(args.pod)
+        if not (_mig_asked(held) or any(c.count(policy.gpu_resource) > 0 for c in held)):
+            return b"[]"
+        namespace = text(metadata(args.pod).get("namespace"))
+        best = self.ranking().scores(
+            [name for name in args.names if isinstance(name, str)],
+            f"{namespace}/{workload(args.pod)}",
+            spread=policy.spread_replicas,
+        )
+        return orjson.dumps([{"Host": host, "Score": score} for host, score in best])
+
+
+def _mig_asked(held: list[Container]) -> set[str]:
+    return {name for container in held for name in container.mig_counts()}
+
+
+def _need_mib(pod: Mapping[str, Any]) -> int | None:
+    try:
+        return mib_up(whole(annotations(pod)[NEED_ANNOTATION]))
+    except (KeyError, QuantityError):
+        return None
+
+
+def _objection(node: Node, asked: set[str], need_mib: int | None) -> str | None:
+    if node.reconfiguring:
+        return RECONFIGURING
+    offers = [node.offers.get(resource) for resource in asked]
+    usable = [offer.usable_mib for offer in offers if offer is not None]
+    if need_mib is None or len(usable) < len(asked) or None in usable:
+        return None
+    # The need is that of the pod's largest container, which asks for the largest slice.
+    largest = max(mib for mib in usable if mib is not None)
+    return SLICE_TOO_SMALL if largest < need_mib else None

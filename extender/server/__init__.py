@@ -1,0 +1,1 @@
+"""The process: apps, TLS, lifecycle, health, metrics, logs."""

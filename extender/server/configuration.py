@@ -1,0 +1,170 @@
+"""Where the configuration comes from, and how it is replaced while we run."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from extender.cluster.client import ApiClient
+from extender.cluster.errors import ApiError, ClusterError
+from extender.cluster.objects import ConfigMapObject
+from extender.cluster.watch import Meter, Resource, follow
+from extender.config import ConfigError, Current
+from extender.core.policy import Policy
+from extender.server.settings import BAD_INPUT, UNREACHABLE, StartError
+
+log = structlog.get_logger(__name__)
+
+KEY = "config.yaml"
+POLL_S = 2.0
+"""How often a file is looked at; the kubelet takes a minute to update a mounted ConfigMap anyway."""
+_START_ATTEMPTS = 10
+
+Apply = Callable[[Policy], None]
+
+
+class Source(Protocol):
+    """A place a configuration is read from."""
+
+    async def first(self) -> Current:
+        """The configuration to start with; a bad one ends the process."""
+
+    async def follow(self, current: Current, apply: Apply) -> None:
+        """Offer every later version to `current`, and `apply` what is taken into force."""
+
+
+def offer(current: Current, text: str | bytes, apply: Apply) -> ConfigError | None:
+    """Take a new version into force, or keep the old one and say why."""
+    before = current.policy
+    error = current.offer(text)
+    if error is not None:
+        log.error(
+            "configuration refused, the last good one stays in force",
+            revision=current.revision,
+            problems=str(error).splitlines(),
+        )
+    elif current.policy is not before:
+        apply(current.policy)
+        log.info("configuration changed", revision=current.revision)
+    return error
+
+
+class FileSource:
+    """`--config FILE`: a file, for instance of a mounted ConfigMap."""
+
+    def __init__(self, path: Path, own_namespace: str) -> None:
+        self._path = path
+        self._own_namespace = own_namespace
+        self._seen = b""
+
+    def _read(self) -> bytes | None:
+        """The text if it is new."""
+        text = self._path.read_bytes()
+        digest = hashlib.sha256(text).digest()
+        if digest == self._seen:
+            return None
+        self._seen = digest
+        return text
+
+    async def first(self) -> Current:
+        """See `Source`."""
+        try:
+            text = self._read() or b""
+        except OSError as error:
+            message = f"--config {self._path}: {error.strerror}; give a file that can be read"
+            raise StartError(message, BAD_INPUT) from None
+        return _start(text, self._own_namespace, f"--config {self._path}")
+
+    async def follow(self, current: Current, apply: Apply) -> None:
+        """See `Source`."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                text = self._read()
+            except OSError as error:
+                log.warning("configuration cannot be read", path=str(self._path), error=str(error))
+                continue
+            if text is not None:
+                offer(current, text, apply)
+
+
+class ConfigMapSource:
+    """`--configmap NAMESPACE/NAME`: read and watched through the API."""
+
+    def __init__(
+        self, client: ApiClient, namespace: str, name: str, own_namespace: str, meter: Meter
+    ) -> None:
+        self._client = client
+        self._name = f"{namespace}/{name}"
+        self._path = f"/api/v1/namespaces/{namespace}/configmaps"
+        self._object = name
+        self._own_namespace = own_namespace
+        self._meter = meter
+
+    async def first(self) -> Current:
+        """See `Source`. The API server may still be starting, so it is asked for a while."""
+        for attempt in range(_START_ATTEMPTS):
+            try:
+                body = await self._client.get(f"{self._path}/{self._object}")
+                break
+            except ApiError as error:
+                message = f"--configmap {self._name}: {error}; create it, or grant us to read it"
+                raise StartError(message, BAD_INPUT) from None
+            except ClusterError as error:
+                if attempt + 1 == _START_ATTEMPTS:
+                    message = f"--configmap {self._name}: {error}; is the API server up?"
+                    raise StartError(message, UNREACHABLE) from None
+                await asyncio.sleep(1.0)
+        else:
+            raise AssertionError
+        text = _text(msgspec.json.decode(body, type=ConfigMapObject))
+        return _start(text, self._own_namespace, f"--configmap {self._name}")
+
+    async def follow(self, current: Current, apply: Apply) -> None:
+        """See `Source`."""
+        resource = Resource(
+            "configmaps",
+            self._path,
+            ConfigMapObject,
+            {"fieldSelector": f"metadata.name={self._object}"},
+        )
+        await follow(self._client, resource, _ConfigMapSink(current, apply), meter=self._meter)
+
+
+class _ConfigMapSink:
+    """Offers every version of the ConfigMap; its deletion changes nothing."""
+
+    def __init__(self, current: Current, apply: Apply) -> None:
+        self._current, self._apply = current, apply
+
+    def listing(self) -> None:
+        """Nothing to do."""
+
+    def upsert(self, item: ConfigMapObject) -> None:
+        """A version of the ConfigMap."""
+        offer(self._current, _text(item), self._apply)
+
+    def remove(self, item: ConfigMapObject) -> None:
+        """The last good configuration stays."""
+        log.warning("configuration was deleted; the last good one stays", name=item.metadata.name)
+
+    def listed(self) -> None:
+        """Nothing to do."""
+
+    def heard(self, now_s: float) -> None:
+        """Nothing to do."""
+
+
+def _text(item: ConfigMapObject) -> str:
+    return (item.data or {}).get(KEY, "")
+
+
+def _start(text: str | bytes, own_namespace: str, where: str) -> Current:
+    try:
+        return Current(text, own_namespace=own_namespace)
+    except ConfigError as error:
+        raise StartError(f"{where}: {error}", BAD_INPUT) from None

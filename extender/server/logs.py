@@ -1,0 +1,49 @@
+"""Logs on stderr: JSON for machines, lines for people at a terminal. Stdout belongs to the audit."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+LONGEST = 2000
+"""Characters of one value; names and errors come from outside and may be long."""
+
+
+def _bounded(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str) and len(value) > LONGEST and key != "exception":
+            event[key] = value[:LONGEST] + "…"
+    return event
+
+
+def configure(*, level: int = logging.INFO) -> None:
+    """Send structlog and the standard library's logging to stderr, in one form."""
+    at_terminal = sys.stderr.isatty()
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _bounded,
+    ]
+    rendered: list[Any] = (
+        [structlog.dev.ConsoleRenderer(colors=False)]
+        if at_terminal
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *rendered],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)

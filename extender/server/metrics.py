@@ -1,0 +1,101 @@
+"""Every metric we have, on a registry of its own. Names are API; labels come from closed lists."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+_LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 3.0)
+
+
+class Metrics:
+    """Counters and histograms that the parts of the server feed. Counts also what watches do."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.decisions = Counter(
+            "migfit_decisions",
+            "Pods decided on, dry runs of the API server not counted.",
+            ["action", "reason", "profile"],
+            registry=self.registry,
+        )
+        self.dry_runs = Counter(
+            "migfit_dry_run_reviews",
+            "Reviews of requests that the API server does not store (`--dry-run=server`).",
+            registry=self.registry,
+        )
+        self.requests = Counter(
+            "migfit_requests",
+            "Requests answered, by what was asked and HTTP status.",
+            ["verb", "code"],
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "migfit_request_duration_seconds",
+            "From the whole request read to the answer ready.",
+            ["verb"],
+            buckets=_LATENCY_S,
+            registry=self.registry,
+        )
+        self.audit_dropped = Counter(
+            "migfit_audit_dropped",
+            "Audit lines given up because stdout could not keep up.",
+            registry=self.registry,
+        )
+        self.watch_events = Counter(
+            "migfit_watch_events",
+            "Lines taken in from watches, bookmarks included.",
+            ["resource"],
+            registry=self.registry,
+        )
+        self.watch_trouble = Counter(
+            "migfit_watch_trouble",
+            "Failed lists and watches, by HTTP status or `unreachable`, `unreadable`, `closed`.",
+            ["resource", "cause"],
+            registry=self.registry,
+        )
+        self.list_duration = Gauge(
+            "migfit_list_duration_seconds",
+            "How long the last full list took.",
+            ["resource"],
+            registry=self.registry,
+        )
+        self._snapshot_age = Gauge(
+            "migfit_snapshot_age_seconds",
+            "Since the watch that is silent longest was last heard of.",
+            registry=self.registry,
+        )
+        self._synced = Gauge(
+            "migfit_synced", "1 once every list has arrived.", registry=self.registry
+        )
+        self._config_valid = Gauge(
+            "migfit_config_valid",
+            "0 while the configuration last read is refused and an older one stays in force.",
+            registry=self.registry,
+        )
+
+    def observe(
+        self,
+        *,
+        age_s: Callable[[], float],
+        synced: Callable[[], bool],
+        config_valid: Callable[[], bool],
+    ) -> None:
+        """Read these when somebody scrapes."""
+        self._snapshot_age.set_function(age_s)
+        self._synced.set_function(lambda: float(synced()))
+        self._config_valid.set_function(lambda: float(config_valid()))
+
+    # --- what a watch tells (extender.cluster.watch.Meter) ---------------------------------------
+
+    def listed(self, resource: str, items: int, duration_s: float) -> None:  # noqa: ARG002
+        """A full list is through."""
+        self.list_duration.labels(resource).set(duration_s)
+
+    def event(self, resource: str) -> None:
+        """A line of a watch was taken in."""
+        self.watch_events.labels(resource).inc()
+
+    def trouble(self, resource: str, cause: str) -> None:
+        """A list or watch failed."""
+        self.watch_trouble.labels(resource, cause).inc()

@@ -1,0 +1,227 @@
+"""The process: everything put together, started in order, and taken down without losing a pod."""
+
+import asyncio
+import gc
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from extender.admission.review import Reviewer
+from extender.cluster.client import ApiClient, connect
+from extender.cluster.errors import ClusterError
+from extender.cluster.objects import NamespaceObject, NodeObject, PodObject
+from extender.cluster.state import State
+from extender.cluster.watch import Resource, follow
+from extender.core.policy import Policy
+from extender.scheduling.verbs import Scheduling
+from extender.server.audit import Audit
+from extender.server.configuration import ConfigMapSource, FileSource, Source
+from extender.server.metrics import Metrics
+from extender.server.operations import OperationsThread, operations_app
+from extender.server.routes import KEEP_ALIVE_S, extender_app, webhook_app
+from extender.server.settings import BAD_INPUT, UNREACHABLE, Settings, StartError
+from extender.server.tls import certificate
+
+log = structlog.get_logger(__name__)
+
+NODES = Resource("nodes", "/api/v1/nodes", NodeObject, {})
+PODS = Resource(
+    "pods",
+    "/api/v1/pods",
+    PodObject,
+    {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"},
+)
+NAMESPACES = Resource("namespaces", "/api/v1/namespaces", NamespaceObject, {})
+
+LOOPBACK = "127.0.0.1"
+"""The extender speaks HTTP to the kube-scheduler beside it, and to nobody else."""
+DRAIN_S = 5.0
+SYNC_POLL_S = 0.05
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        StartError: it could not be started.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(connect(settings.kubeconfig))
+        except ClusterError as error:
+            raise StartError(f"no way to the cluster: {error}", UNREACHABLE) from None
+        source = _source(settings, client, metrics)
+        current = await source.first()
+        server = Server(settings, metrics, current.policy)
+        metrics.observe(
+            age_s=server.state.age_s,
+            synced=lambda: server.state.synced,
+            config_valid=lambda: current.valid,
+        )
+        server.also(source.follow(current, server.apply))
+        server.also(follow(client, NODES, server.state.nodes, meter=metrics))
+        server.also(follow(client, PODS, server.state.pods, meter=metrics))
+        server.also(follow(client, NAMESPACES, server.state.namespaces, meter=metrics))
+        await server.run(stop)
+
+
+def _source(settings: Settings, client: ApiClient, metrics: Metrics) -> Source:
+    own = client.namespace or ""
+    if settings.configmap is not None:
+        namespace, name = settings.configmap
+        return ConfigMapSource(client, namespace, name, own or namespace, metrics)
+    if settings.config is None:
+        message = "no configuration: give --config FILE or --configmap NAMESPACE/NAME"
+        raise StartError(message, BAD_INPUT)
+    return FileSource(settings.config, own)
+
+
+class Server:
+    """One process of migfit: its state, its ports, its tasks."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, policy: Policy) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._draining = False
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.state = State(self._in_force(policy), time.monotonic)
+
+    def _in_force(self, policy: Policy) -> Policy:
+        """The policy, told whether our filter runs: without it the memory guard must do its work."""
+        return policy if self._settings.extender_port else replace(policy, filter=False)
+
+    def apply(self, policy: Policy) -> None:
+        """Take a new configuration into force."""
+        self.state.set_policy(self._in_force(policy))
+
+    def also(self, job: Coroutine[Any, Any, Any]) -> None:
+        """Run a job as long as the process; if it ends by itself, so does the process."""
+        self._tasks.append(asyncio.create_task(job))
+
+    def unready(self) -> str | None:
+        """Why no requests should come, in one line."""
+        if self._draining:
+            return "shutting down"
+        return None if self.state.synced else "waiting for the first lists of the cluster"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until told to stop, then drain; also stop if one of the jobs fails.
+
+        Raises:
+            StartError: a port or the certificate cannot be had.
+        """
+        async with AsyncExitStack() as stack:
+            audit = Audit(sys.stdout.buffer, self._metrics.audit_dropped.inc)
+            stack.callback(audit.close)
+            stack.push_async_callback(self._cancel)
+            ports = await self._open(stack, audit)
+            self.also(self._settle())
+            log.info("serving", **ports)
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                await self._lame_duck()
+                return
+            stopped.cancel()
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+
+    async def _open(self, stack: AsyncExitStack, audit: Audit) -> dict[str, int]:
+        """Listen on every port asked for; the ports taken."""
+        settings, ports = self._settings, {}
+        if settings.ops_port:
+            app = operations_app(self._metrics, self.unready)
+            operations = OperationsThread(app, settings.bind, max(0, settings.ops_port))
+            try:
+                ports["ops_port"] = operations.start()
+            except OSError as error:
+                raise _port_taken("--ops-port", settings.ops_port, error) from None
+            stack.callback(operations.stop)
+        if settings.webhook_port:
+            pair = certificate(settings)
+            self.also(pair.follow())
+            reviewer = Reviewer(
+                snapshot=self.state.snapshot,
+                policy=lambda: self.state.policy,
+                reserve=self.state.reserve,
+                clock=time.monotonic,
+            )
+            app = webhook_app(reviewer, audit, self._metrics, self._is_draining)
+            ports["webhook_port"] = await _listen(
+                stack, app, settings.bind, settings.webhook_port, "--webhook-port", pair.context
+            )
+        if settings.extender_port:
+            scheduling = Scheduling(
+                capacity=lambda: self.state.capacity,
+                ranking=lambda: self.state.ranking,
+                policy=lambda: self.state.policy,
+            )
+            app = extender_app(scheduling, self._metrics, self._is_draining)
+            ports["extender_port"] = await _listen(
+                stack, app, LOOPBACK, settings.extender_port, "--extender-port"
+            )
+        return ports
+
+    def _is_draining(self) -> bool:
+        return self._draining
+
+    async def _settle(self) -> None:
+        """Once everything is listed, tell the garbage collector to look at it no more."""
+        while not self.state.synced:  # noqa: ASYNC110  once in the life of a process
+            await asyncio.sleep(SYNC_POLL_S)
+        gc.collect()
+        gc.freeze()
+        log.info("synced", nodes=len(self.state.capacity.index))
+        await asyncio.Event().wait()
+
+    async def _lame_duck(self) -> None:
+        """Unready, but still answering: others need a moment to see that we are going."""
+        self._draining = True
+        log.info("shutting down", lame_duck_s=self._settings.lame_duck_s)
+        await asyncio.sleep(self._settings.lame_duck_s)
+
+    async def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _listen(
+    stack: AsyncExitStack,
+    app: web.Application,
+    bind: str,
+    port: int,
+    flag: str,
+    tls: ssl.SSLContext | None = None,
+) -> int:
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=KEEP_ALIVE_S,
+        shutdown_timeout=DRAIN_S,
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, bind, max(0, port), ssl_context=tls).start()
+    except OSError as error:
+        raise _port_taken(flag, port, error) from None
+    return int(runner.addresses[0][1])
+
+
+def _port_taken(flag: str, port: int, error: OSError) -> StartError:
+    return StartError(f"{flag} {port}: {error.strerror or error}; choose another port", BAD_INPUT)

@@ -1,0 +1,561 @@
+"""The list-watch-relist machine, without a socket: by table, and against a server made of lists."""
+
+import json
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from extender.cluster.errors import ApiError, ClusterError, Unreachable, Unreadable
+from extender.cluster.machine import Action, List, Machine, Pace, Wait, Watch
+from tests.cluster.watching import (
+    THINGS,
+    Clock,
+    Mirror,
+    Thing,
+    bookmark,
+    error,
+    event,
+    page,
+    thing,
+)
+
+PACE = Pace()
+
+
+class Bench:
+    """A machine, its sink and its clock."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.clock = Clock()
+        self.mirror = Mirror()
+        self.machine: Machine[Thing] = Machine(
+            THINGS, self.mirror, clock=self.clock, rng=Random(seed), pace=PACE
+        )
+        self.machine.begin()
+
+    def page(self, body: bytes) -> Action:
+        opened = self.machine.open_page(body)
+        for item in opened.items or ():
+            self.machine.take(item)
+        return self.machine.close_page(opened)
+
+    def watching(self, version: int = 5) -> "Bench":
+        """List one thing at that version and open the watch."""
+        assert isinstance(self.page(page(version, [thing("a", 3)])), Watch)
+        self.machine.opened()
+        return self
+
+    def later(self, seconds: float) -> "Bench":
+        self.clock.now_s += seconds
+        return self
+
+
+def versions(action: Action) -> str:
+    """Where the next watch starts."""
+    then = action.then if isinstance(action, Wait) else action
+    assert isinstance(then, Watch)
+    return then.resource_version
+
+
+def test_it_lists_page_by_page_and_then_watches_from_the_list_version() -> None:
+    bench = Bench()
+
+    assert bench.page(page(5, [thing("a", 3)], token="t")) == List("t")
+    assert bench.mirror.lists == 0
+    after = bench.page(page(5, [thing("b", 4)]))
+
+    assert versions(after) == "5"
+    assert bench.mirror.held == {"a": "3", "b": "4"}
+    assert bench.mirror.lists == 1
+
+
+def test_timeouts_of_watches_differ_and_stay_in_their_range() -> None:
+    drawn = set()
+    for seed in range(20):
+        after = Bench(seed).page(page(5, []))
+        assert isinstance(after, Watch)
+        drawn.add(after.timeout_s)
+
+    assert all(300 <= timeout_s <= 600 for timeout_s in drawn)
+    assert len(drawn) > 10
+
+
+def test_a_list_whose_items_are_null_is_empty() -> None:
+    bench = Bench()
+    body = b'{"metadata":{"resourceVersion":"9"},"items":null}'
+
+    assert versions(bench.page(body)) == "9"
+    assert bench.mirror.held == {}
+
+
+def test_events_and_bookmarks_move_the_version_and_count_as_heard() -> None:
+    bench = Bench().watching().later(60)
+    bench.machine.line(event("ADDED", thing("b", 6)))
+    bench.machine.line(event("MODIFIED", thing("a", 7)))
+    assert bench.mirror.held == {"a": "7", "b": "6"}
+    bench.machine.line(event("DELETED", thing("b", 8)))
+    bench.later(60).machine.line(bookmark(20))
+
+    assert bench.mirror.held == {"a": "7"}
+    assert bench.mirror.heard_at_s == [1000.0, 1060.0, 1060.0, 1060.0, 1120.0]
+    assert versions(bench.machine.closed()) == "20"
+
+
+def test_an_event_whose_type_comes_last_is_read_as_well() -> None:
+    bench = Bench().watching()
+    bench.machine.line(json.dumps({"object": thing("b", 6), "type": "ADDED"}).encode())
+
+    assert bench.mirror.held == {"a": "3", "b": "6"}
+
+
+def test_an_empty_line_means_nothing() -> None:
+    bench = Bench().watching()
+    bench.machine.line(b"")
+    bench.machine.line(b"\r")
+
+    assert versions(bench.machine.closed()) == "5"
+
+
+def test_a_watch_that_ends_in_its_time_goes_on_at_once() -> None:
+    after = Bench().watching().later(300).machine.closed()
+
+    assert isinstance(after, Watch)
+    assert after.resource_version == "5"
+
+
+@pytest.mark.parametrize("events", [0, 1])
+def test_a_watch_that_ends_at_once_waits_longer_each_time(events: int) -> None:
+    bench = Bench().watching()
+    waits = []
+    for number in range(12):
+        bench.machine.opened()
+        for _ in range(events):
+            bench.machine.line(event("MODIFIED", thing("a", 10 + number)))
+        after = bench.machine.closed()
+        assert isinstance(after, Wait)
+        waits.append(after.seconds)
+
+    assert all(0.05 <= wait <= 30 for wait in waits)
+    assert max(waits[:3]) <= 2
+    assert max(waits) > 5
+
+
+@pytest.mark.parametrize(
+    ("failure", "relists", "waits"),
+    [
+        (ApiError(410, "Expired"), True, False),
+        (ApiError(400, "BadRequest"), True, True),
+        (ApiError(401, "Unauthorized"), False, True),
+        (ApiError(403, "Forbidden"), False, True),
+        (ApiError(404, "NotFound"), False, True),
+        (ApiError(429, "TooManyRequests"), False, True),
+        (ApiError(500, "InternalError"), False, True),
+        (ApiError(503, "ServiceUnavailable"), False, True),
+        (Unreachable("cut"), False, True),
+        (Unreadable("noise"), True, True),
+    ],
+)
+@pytest.mark.parametrize("lived_s", [0.0, 400.0])
+def test_what_follows_when_a_watch_fails(
+    failure: ClusterError, relists: bool, waits: bool, lived_s: float
+) -> None:
+    after = Bench().watching().later(lived_s).machine.failed(failure)
+    then = after.then if isinstance(after, Wait) else after
+
+    assert isinstance(after, Wait) == waits
+    assert then == List() if relists else versions(after) == "5"
+
+
+def test_an_expired_watch_told_by_an_error_event_relists_and_forgets_what_is_gone() -> None:
+    bench = Bench().watching().later(100)
+    with pytest.raises(ApiError) as caught:
+        bench.machine.line(error(410, reason="Expired"))
+
+    assert bench.machine.failed(caught.value) == List()
+    assert versions(bench.page(page(40, [thing("z", 39)]))) == "40"
+    assert bench.mirror.held == {"z": "39"}
+
+
+def test_a_second_expiry_before_any_healthy_watch_waits() -> None:
+    bench = Bench().watching().later(100)
+    assert bench.machine.failed(ApiError(410)) == List()
+    bench.watching(6)
+
+    after = bench.machine.failed(ApiError(410))
+
+    assert isinstance(after, Wait)
+    assert after.then == List()
+    bench.watching(7).later(11).machine.line(bookmark(8))
+    assert bench.machine.failed(ApiError(410)) == List()
+
+
+def test_a_list_that_expires_between_pages_starts_anew() -> None:
+    bench = Bench()
+    bench.page(page(5, [thing("a", 3)], token="t"))
+
+    assert bench.machine.failed(ApiError(410, "Expired")) == List()
+    bench.page(page(9, [thing("b", 8)]))
+    assert bench.mirror.held == {"b": "8"}
+
+
+def test_a_list_that_breaks_between_pages_goes_on_where_it_was() -> None:
+    bench = Bench()
+    bench.page(page(5, [thing("a", 3)], token="t"))
+
+    after = bench.machine.failed(Unreachable("cut"))
+    assert isinstance(after, Wait)
+    assert after.then == List("t")
+    bench.page(page(5, [thing("b", 4)]))
+    assert bench.mirror.held == {"a": "3", "b": "4"}
+
+
+def test_pages_of_different_versions_are_watched_from_the_oldest() -> None:
+    bench = Bench()
+    bench.page(page(5, [thing("a", 3)], token="t"))
+
+    assert versions(bench.page(page(9, []))) == "5"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_honoured_from_header_and_event_alike(status: int) -> None:
+    bench = Bench().watching()
+    after = bench.machine.failed(ApiError(status, retry_after_s=17))
+    assert isinstance(after, Wait)
+    assert 17 < after.seconds <= 18
+
+    with pytest.raises(ApiError) as caught:
+        bench.machine.line(error(status, details={"retryAfterSeconds": 9}))
+    after = bench.machine.failed(caught.value)
+    assert isinstance(after, Wait)
+    assert 9 < after.seconds <= 10
+
+
+def test_a_retry_after_of_a_day_is_five_minutes() -> None:
+    after = Bench().watching().machine.failed(ApiError(503, retry_after_s=86400))
+
+    assert isinstance(after, Wait)
+    assert after.seconds <= 301
+
+
+def test_a_healthy_spell_makes_the_next_wait_short_again() -> None:
+    bench = Bench().watching()
+    for _ in range(10):
+        bench.machine.failed(Unreachable("refused"))
+    restored = [bench.machine.healthy]
+    bench.machine.opened()
+    bench.later(11).machine.line(bookmark(6))
+    restored.append(bench.machine.healthy)
+
+    assert restored == [False, True]
+    after = bench.machine.failed(Unreachable("cut"))
+    assert isinstance(after, Wait)
+    assert after.seconds <= 0.5
+
+
+def test_a_version_the_server_keeps_failing_on_is_given_up_for_a_list() -> None:
+    bench = Bench().watching()
+    after = [bench.machine.failed(ApiError(504, "Timeout")) for _ in range(3)]
+
+    assert [isinstance(each, Wait) and each.then == List() for each in after] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_a_server_that_is_away_for_long_is_not_asked_for_a_list_when_it_returns() -> None:
+    bench = Bench().watching()
+    after = [bench.machine.failed(Unreachable("refused")) for _ in range(50)]
+
+    assert {versions(each) for each in after} == {"5"}
+
+
+def test_silence_is_shorter_once_the_server_sends_bookmarks() -> None:
+    bench = Bench().watching()
+    assert 330 <= bench.machine.silence_s <= 630
+    bench.machine.line(bookmark(6))
+
+    assert bench.machine.silence_s == 100
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"null",
+        b'{"kind":"Status","metadata":{}}',
+        b'{"metadata":{},"items":[]}',
+        b'{"metadata":{"resourceVersion":"1"},"items":[' + b"[" * 100_000,
+        page(1, [thing("a", 1)])[:-9],
+    ],
+)
+def test_a_body_that_is_no_list_is_refused_before_the_sink_hears_of_it(body: bytes) -> None:
+    bench = Bench().watching()
+
+    with pytest.raises(Unreadable):
+        bench.page(body)
+    assert bench.mirror.held == {"a": "3"}
+    assert bench.mirror.lists == 1
+
+
+def test_a_list_that_goes_on_with_the_same_page_is_refused() -> None:
+    bench = Bench()
+    bench.page(page(5, [], token="t"))
+
+    with pytest.raises(Unreadable, match="same page"):
+        bench.page(page(5, [], token="t"))
+
+
+@pytest.mark.parametrize("odd", [{"size": "large"}, {"size": 13}])
+def test_an_odd_object_in_a_list_is_left_out_and_named_once(odd: dict[str, Any]) -> None:
+    bench = Bench()
+    body = page(5, [thing("a", 3), thing("bad", 4, **odd), thing("c", 5)])
+    with capture_logs() as logs:
+        bench.page(body)
+        bench.page(body)
+
+    assert bench.mirror.held == {"a": "3", "c": "5"}
+    assert [(entry["event"], entry["name"]) for entry in logs] == [("object-left-out", "bad")]
+
+
+@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "DELETED"])
+def test_an_event_about_an_odd_object_relists_the_first_time_and_is_passed_over_after(
+    kind: str,
+) -> None:
+    bench = Bench().watching()
+    with capture_logs(), pytest.raises(Unreadable):
+        bench.machine.line(event(kind, thing("a", 6, size="large")))
+    assert versions(bench.machine.failed(Unreachable("to see the version"))) == "5"
+    with capture_logs() as logs:
+        bench.page(page(7, [thing("a", 6, size="large")]))
+        bench.machine.line(event(kind, thing("a", 8, size="larger")))
+
+    assert logs == []
+    assert bench.mirror.held == {}
+    assert versions(bench.machine.failed(Unreachable("to see the version"))) == "8"
+
+
+def test_an_odd_object_that_mends_is_taken_in_and_said_again_when_it_breaks() -> None:
+    bench = Bench()
+    bench.page(page(5, [thing("a", 5, size="large")]))
+    bench.machine.line(event("MODIFIED", thing("a", 6)))
+    assert bench.mirror.held == {"a": "6"}
+
+    with capture_logs() as logs, pytest.raises(Unreadable):
+        bench.machine.line(event("MODIFIED", thing("a", 7, size="large")))
+    assert len(logs) == 1
+
+
+def test_a_sink_that_fails_on_an_event_is_told_everything_again() -> None:
+    bench = Bench().watching()
+
+    with capture_logs() as logs, pytest.raises(Unreadable):
+        bench.machine.line(event("MODIFIED", thing("a", 6, size=13)))
+    assert "a poisonous thing" in logs[0]["error"]
+    assert isinstance(logs[0]["exc_info"], LookupError)
+
+
+@given(
+    st.binary()
+    | st.text().map(str.encode)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["type", "object", "metadata", "name", "code", "kind", "items"]),
+                inner,
+            )
+        ),
+    ).map(lambda value: json.dumps(value).encode())
+)
+def test_no_line_and_no_page_raises_anything_but_a_cluster_error(noise: bytes) -> None:
+    bench = Bench().watching()
+    with capture_logs():
+        for take in (bench.machine.line, bench.page):
+            try:
+                take(noise)
+            except ClusterError as caught:
+                bench.machine.failed(caught)
+
+
+# ---- against a server made of lists
+
+
+@dataclass
+class Server:
+    """Things with versions, a history that can be compacted, and lists that can expire."""
+
+    version: int = 1
+    things: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: list[tuple[int, bytes]] = field(default_factory=list)
+    compacted: int = 0
+    rests: dict[str, tuple[int, list[dict[str, Any]]]] = field(default_factory=dict)
+
+    def change(self, name: str, odd: bool) -> None:
+        self.version += 1
+        item = thing(name, self.version, **({"size": "odd"} if odd else {}))
+        kind = "MODIFIED" if name in self.things else "ADDED"
+        self.things[name] = item
+        self.history.append((self.version, event(kind, item)))
+
+    def delete(self, name: str) -> None:
+        if gone := self.things.pop(name, None):
+            self.version += 1
+            gone["metadata"] = {**gone["metadata"], "resourceVersion": str(self.version)}
+            self.history.append((self.version, event("DELETED", gone)))
+
+    def compact(self) -> None:
+        self.compacted = self.version
+        self.rests.clear()
+
+    def list_page(self, token: str) -> bytes:
+        if token and token not in self.rests:
+            raise ApiError(410, "Expired")
+        version, items = self.rests.pop(token) if token else (self.version, [*self.things.values()])
+        if len(items) <= 2:
+            return page(version, items)
+        token = f"{version}-{len(items)}"
+        self.rests[token] = (version, items[2:])
+        return page(version, items[:2], token)
+
+    def since(self, version: str) -> list[tuple[int, bytes]]:
+        if int(version) < self.compacted:
+            raise ApiError(410, "Expired")
+        return [each for each in self.history if each[0] > int(version)]
+
+    def readable(self) -> dict[str, str]:
+        return {
+            name: item["metadata"]["resourceVersion"]
+            for name, item in self.things.items()
+            if "size" not in item
+        }
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What happens to the server before a request, and how the request goes."""
+
+    changes: list[tuple[str, str]]
+    refusal: ClusterError | None
+    events: int
+    end: bytes | ClusterError | None
+    lasts_s: float
+
+
+NAMES = st.sampled_from("abcdefg")
+REFUSALS = st.sampled_from(
+    [ApiError(code) for code in (400, 401, 403, 404, 410, 429, 500, 504)]
+    + [ApiError(503, retry_after_s=2), Unreachable("cut"), Unreadable("noise")]
+)
+TURNS = st.builds(
+    Turn,
+    changes=st.lists(
+        st.tuples(st.sampled_from(["change", "odd", "delete", "compact"]), NAMES), max_size=4
+    ),
+    refusal=st.none() | REFUSALS,
+    events=st.integers(0, 5),
+    end=st.none()
+    | st.sampled_from([error(410), error(500), b"{", b"{}", bookmark(0)[:9]])
+    | REFUSALS,
+    lasts_s=st.sampled_from([0.0, 5.0, 9.9, 10.1, 400.0]),
+)
+
+
+class Play:
+    """Plays turns against the machine, checking after each what must always hold."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.server = Server()
+        self.delivered = ""  # the last version that the sink has everything of
+        self.listing = ""
+        self.expired = False
+        self.lived = False
+
+    def play(self, action: List | Watch, turn: Turn) -> List | Watch:
+        for what, name in turn.changes:
+            match what:
+                case "delete":
+                    self.server.delete(name)
+                case "compact":
+                    self.server.compact()
+                case _:
+                    self.server.change(name, odd=what == "odd")
+        self.lived = False
+        try:
+            if turn.refusal:
+                raise turn.refusal
+            after = self.list(action) if isinstance(action, List) else self.watch(action, turn)
+        except ClusterError as caught:
+            after = self.bench.machine.failed(caught)
+            if self.lived:
+                self.expired = False
+            gone = isinstance(caught, ApiError) and caught.status == 410
+            if not (gone and not self.expired):
+                assert isinstance(after, Wait), "a failure without a wait"
+            self.expired |= gone
+        if isinstance(after, Wait):
+            assert 0.05 <= after.seconds <= 31
+            self.bench.later(after.seconds)
+            after = after.then
+        if isinstance(after, Watch):
+            assert after.resource_version == self.delivered != ""
+        return after
+
+    def list(self, action: List) -> Action:
+        body = self.server.list_page(action.continue_token)
+        metadata = json.loads(body)["metadata"]
+        if not action.continue_token:
+            self.listing = metadata["resourceVersion"]
+        after = self.bench.page(body)
+        if "continue" not in metadata:
+            self.delivered = self.listing
+        return after
+
+    def watch(self, action: Watch, turn: Turn) -> Action:
+        news = self.server.since(action.resource_version)[: turn.events]
+        machine = self.bench.machine
+        machine.opened()
+        self.bench.later(turn.lasts_s)
+        self.lived = turn.lasts_s >= PACE.healthy_s
+        for version, line in news:
+            machine.line(line)
+            self.delivered = str(version)
+        if not turn.end and len(news) < turn.events:
+            machine.line(bookmark(self.server.version))
+            self.delivered = str(self.server.version)
+        if isinstance(turn.end, bytes):
+            machine.line(turn.end)
+            pytest.fail("an end that does not end")
+        if turn.end:
+            raise turn.end
+        after = machine.closed()
+        if self.lived:
+            self.expired = False
+        assert isinstance(after, Watch) == self.lived, "ended at once, and no wait; or the reverse"
+        return after
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TURNS, max_size=30))
+def test_whatever_fails_the_sink_ends_up_with_what_the_server_holds(turns: list[Turn]) -> None:
+    play = Play()
+    action: List | Watch = List()
+    peace = Turn([], None, 1000, None, 400.0)
+    with capture_logs():
+        for turn in turns:
+            action = play.play(action, turn)
+        for _ in range(20):
+            action = play.play(action, peace)
+
+    assert isinstance(action, Watch)
+    assert play.bench.mirror.held == play.server.readable()
+    assert action.resource_version == str(play.server.version)
