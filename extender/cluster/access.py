@@ -30,8 +30,8 @@ class Access:
 
     Attributes:
         url: of the API server, without a trailing slash.
-        tls: context for https, None for http. The same object for life: a rotated client
-            certificate is loaded into it and serves the next handshake.
+        tls: context for https, None for http. Another object once a certificate file has changed:
+            connections are pooled by it, so the next request makes a new handshake.
         server_name: the name expected in the server's certificate, if not the URL's.
         proxy: URL of an HTTP proxy to go through.
         in_cluster: we run in a pod of that cluster.
@@ -59,6 +59,7 @@ class Access:
         self.url = str(configuration.host).rstrip("/")
         self.in_cluster = namespace is not None
         self.namespace = namespace
+        self._tls_files = _tls_files(configuration)
         self.tls = _tls(configuration) if self.url.startswith("https:") else None
         self.server_name: str | None = configuration.tls_server_name or None
         self.proxy: str | None = configuration.proxy or None
@@ -99,7 +100,9 @@ class Access:
             try:
                 async with asyncio.timeout(_RELOAD_TIMEOUT_S):
                     await self._load(force)
-                _load_client_certificate(self.tls, self._configuration)
+                if self.tls is not None and self._tls_files != _tls_files(self._configuration):
+                    self.tls = _tls(self._configuration)
+                    self._tls_files = _tls_files(self._configuration)
             except Exception as error:  # noqa: BLE001  plugins, OIDC and files raise anything
                 log.warning("credentials-not-renewed", error=_said(error), server=self.url)
                 return False
@@ -184,13 +187,16 @@ def _tls(configuration: Configuration) -> ssl.SSLContext:
     if not configuration.verify_ssl:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    _load_client_certificate(context, configuration)
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, configuration.key_file)
     return context
 
 
-def _load_client_certificate(context: ssl.SSLContext | None, configuration: Configuration) -> None:
-    if context is not None and configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+def _tls_files(configuration: Configuration) -> list[tuple[str, int, int]]:
+    """What changes when one of the certificate files is another, or another text."""
+    paths = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
+    found = [(path, Path(path).stat()) for path in paths if path]
+    return [(path, stat.st_mtime_ns, stat.st_size) for path, stat in found]
 
 
 def _proxy_of_environment(url: str) -> str | None:

@@ -103,9 +103,7 @@ class ApiClient:
         if self._access.in_cluster:
             headers["Accept-Encoding"] = "identity"  # gzip costs both sides more than the network
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=self._access.tls or True, limit=0, socket_factory=_socket
-            ),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers,
             read_bufsize=_READ_BUFFER_BYTES,
@@ -188,7 +186,7 @@ class ApiClient:
         response = await self._begin(what, send, headers)
         try:
             if response.status == HTTPStatus.UNAUTHORIZED and await self._access.renew():
-                response.close()  # the new client certificate needs a new handshake
+                response.close()
                 response = await self._begin(what, send, headers)
             if not HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
                 raise await _refused(what, response)
@@ -210,6 +208,7 @@ class ApiClient:
                     headers=headers | ({"Authorization": proof} if proof else {}),
                     timeout=_NO_TOTAL,
                     allow_redirects=False,
+                    ssl=self._access.tls or True,
                     proxy=self._access.proxy,
                     server_hostname=self._access.server_name,
                 )

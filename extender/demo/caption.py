@@ -18,7 +18,7 @@ def gb(amount: Fraction) -> str:
 def money(amount: Fraction) -> str:
     """`4,320`, `1,036.80`."""
     cents = _rounded(amount, 2)
-    return f"{cents:,.0f}" if cents.denominator == 1 else f"{float(cents):,.2f}"
+    return f"{int(cents):,}" if cents.denominator == 1 else f"{float(cents):,.2f}"
 
 
 def percent(part: Fraction, whole: Fraction) -> str:
@@ -46,10 +46,11 @@ def waste(figures: Figures) -> str:
 
 
 def spare(figures: Figures, nodes: int) -> str:
-    """Which cards nobody holds. An idle partitioned card is not called free: it is not."""
-    parts = []
-    if figures.free:
-        parts.append(f"{_gpus(figures.free, nodes)} free")
+    """What nobody holds. A partitioned card is called idle, not free: it serves no whole-GPU pod."""
+    free = [_gpus(figures.free, nodes)] if figures.free else []
+    for profile, count in figures.free_slices.items():
+        free.append(profile if count == 1 else f"{count} x {profile}")
+    parts = [f"{_listed(free)} free"] if free else []
     if figures.idle:
         parts.append(f"{_gpus(figures.idle, nodes)} idle (partitioned)")
     return ", ".join(parts)
@@ -79,6 +80,11 @@ def sentence(*parts: str) -> str:
     return "; ".join(part for part in parts if part) + "."
 
 
+def _listed(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _titles(pods: Sequence[PodOutcome]) -> str:
     if len(pods) > NAMED:
         return f"{len(pods)} pods"
@@ -103,4 +109,4 @@ def _rounded(amount: Fraction, digits: int) -> Fraction:
 
 def _number(amount: Fraction, digits: int) -> str:
     rounded = _rounded(amount, digits)
-    return f"{rounded:,.0f}" if rounded.denominator == 1 else f"{float(rounded):,.{digits}f}"
+    return f"{int(rounded):,}" if rounded.denominator == 1 else f"{float(rounded):,.{digits}f}"

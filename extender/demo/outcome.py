@@ -1,5 +1,6 @@
 """What a run came to: who holds which piece of which GPU, and the figures that follow from it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -87,6 +88,8 @@ class Figures:
     """Whole cards that nobody holds."""
     idle: tuple[Gpu, ...]
     """Partitioned cards of which nobody holds a slice: idle, but no use to whole-GPU pods."""
+    free_slices: Mapping[str, int]
+    """Profile -> slices that nobody holds, on cards that are in use."""
     hollow: tuple[PodOutcome, ...]
     """Pods on a whole card that would fit a smaller profile of it, headroom included."""
     hollow_used_gb: Fraction
@@ -119,6 +122,9 @@ def figures(run: Run, *, headroom: Fraction, gpu_month: Fraction) -> Figures:
         gpus_in_use=len(busy),
         free=tuple(gpu for gpu in rest if gpu.whole),
         idle=tuple(gpu for gpu in rest if not gpu.whole),
+        free_slices=Counter(
+            piece.profile for gpu, piece, use in run.pieces() if gpu in busy and not use
+        ),
         hollow=tuple({use.pod.name: use.pod for _, use in hollow}.values()),
         hollow_used_gb=sum((use.used_gb or Fraction(0) for _, use in hollow), Fraction(0)),
         hollow_held_gb=Fraction(sum(piece.nominal_gb for piece, _ in hollow)),

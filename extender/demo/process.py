@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,7 +78,7 @@ class Server:
         Raises:
             ServerFailedError: it ended, or was not ready in time; with its last line on stderr.
         """
-        flags: Mapping[str, object] = {
+        flags: dict[str, object] = {
             "--config": self._config,
             "--kubeconfig": kubeconfig,
             "--tls-cert": self._certificate.cert,

@@ -1,6 +1,6 @@
 """A demo's script: nodes, pods, layouts to compare, price. Documented in docs/reference/scenario.md."""
 
-from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,9 +19,14 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
 class Price(_Strict, frozen=True):
     """What a GPU costs."""
 
-    gpu_hour: Annotated[Decimal, Meta(ge=0)] = Decimal(2)
+    gpu_hour: Annotated[float, Meta(ge=0)] = 2
     currency: str = "$"
     hours_a_month: Annotated[int, Meta(ge=1, le=744)] = 720
+
+    @property
+    def gpu_month(self) -> Fraction:
+        """One GPU for one month, exactly as the decimal number says."""
+        return Fraction(repr(self.gpu_hour)) * self.hours_a_month
 
 
 class Node(_Strict, frozen=True):

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -193,7 +193,7 @@ class Stage:
         return Run(self.name, tuple(self.gpus), held, tuple(self.outcomes))
 
 
-def declared_footprint(pod: dict[str, Any]) -> int | None:
+def declared_footprint(pod: Mapping[str, Any]) -> int | None:
     """What a pod that somebody sent by hand says it uses; None if it does not."""
     said = (pod["metadata"].get("annotations") or {}).get(FOOTPRINT_ANNOTATION)
     with contextlib.suppress(QuantityError):

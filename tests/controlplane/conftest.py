@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from tests.controlplane.build import Binaries, MissingError, find
+from tests.controlplane.migfit import SYSTEM_NAMESPACE, Migfit
 from tests.controlplane.objects import new_namespace
 from tests.controlplane.plane import ControlPlane
 from tests.controlplane.reset import reset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Protocol
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Protocol, TypeAlias
 
     from tests.controlplane.program import Program
+
+    Options: TypeAlias = tuple[str, ...]
 
     class StartPlane(Protocol):
         """What the fixture `start_plane` gives."""
 
         def __call__(
-            self, *, enable_admission: tuple[str, ...] = (), flags: tuple[str, ...] = ()
+            self, *, enable_admission: Options = (), flags: Options = ()
         ) -> ControlPlane: ...
 
 
@@ -41,34 +47,28 @@ def binaries() -> Binaries:
 @pytest.fixture(scope="session")
 def running_planes(
     binaries: Binaries, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[StartPlane]:
+) -> Iterator[Callable[[Options, Options], ControlPlane]]:
     """The planes of the session, each started when first wanted: one for each set of options."""
-    planes: dict[object, ControlPlane] = {}
     with ExitStack() as stack:
 
-        def start(
-            *, enable_admission: tuple[str, ...] = (), flags: tuple[str, ...] = ()
-        ) -> ControlPlane:
-            key = (enable_admission, flags)
-            if key not in planes:
-                folder = tmp_path_factory.mktemp("controlplane")
-                planes[key] = stack.enter_context(
-                    ControlPlane(binaries, folder, enable_admission=enable_admission, flags=flags)
-                )
-            return planes[key]
+        @cache
+        def start(enable_admission: Options, flags: Options) -> ControlPlane:
+            folder = tmp_path_factory.mktemp("controlplane")
+            plane = ControlPlane(binaries, folder, enable_admission=enable_admission, flags=flags)
+            return stack.enter_context(plane)
 
         yield start
 
 
 @pytest.fixture
-def start_plane(running_planes: StartPlane) -> Iterator[StartPlane]:
+def start_plane(
+    running_planes: Callable[[Options, Options], ControlPlane],
+) -> Iterator[StartPlane]:
     """Gives a plane with options of ControlPlane, `enable_admission=` …; reset after the test."""
     used: list[ControlPlane] = []
 
-    def start(
-        *, enable_admission: tuple[str, ...] = (), flags: tuple[str, ...] = ()
-    ) -> ControlPlane:
-        used.append(running_planes(enable_admission=enable_admission, flags=flags))
+    def start(*, enable_admission: Options = (), flags: Options = ()) -> ControlPlane:
+        used.append(running_planes(enable_admission, flags))
         return used[-1]
 
     yield start
@@ -96,3 +96,21 @@ def namespace(plane: ControlPlane) -> str:
 def scheduler(plane: ControlPlane) -> Program:
     """A kube-scheduler as it comes, without extenders."""
     return plane.start_scheduler()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Who signs the webhook's certificate."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def migfit(plane: ControlPlane, authority: trustme.CA, tmp_path: Path) -> Iterator[Migfit]:
+    """The production server, configured with the defaults and registered as a webhook."""
+    server = Migfit(plane, tmp_path, authority)
+    new_namespace(plane.client, name=SYSTEM_NAMESPACE)
+    server.configure()
+    server.start()
+    server.register()
+    yield server
+    server.kill()

@@ -89,9 +89,11 @@ def wait_until(predicate: Callable[[], T], timeout_s: float, what: str | Callabl
     return value
 
 
-def new_namespace(client: Client, labels: Mapping[str, str] | None = None) -> str:
-    """Creates a namespace with a name of its own."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
+def new_namespace(
+    client: Client, labels: Mapping[str, str] | None = None, *, name: str = ""
+) -> str:
+    """Creates a namespace, with a name of its own unless one is given."""
+    name = name or f"test-{uuid.uuid4().hex[:8]}"
     meta = {"name": name, "labels": dict(labels or {})}
     client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
     return name

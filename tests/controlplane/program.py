@@ -52,6 +52,7 @@ class Program:
         self.name = name
         self.url = url
         self.log = folder / f"{name}.log"
+        self._stopped = False
         command = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *argv]
         with self.log.open("ab") as log:
             self._popen = _STARTER.submit(
@@ -94,6 +95,9 @@ class Program:
 
     def stop(self, grace_s: float = 10.0) -> int:
         """Ends the whole group: SIGTERM, then SIGKILL after `grace_s`; gives the exit status."""
+        if self._stopped:  # by now another group may have the number
+            return self._popen.wait()
+        self._stopped = True
         if grace_s > 0:
             self._signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):

@@ -40,8 +40,8 @@ DEPLOYMENT = {
 def test_the_server_tells_the_release_of_its_binary(
     plane: ControlPlane, binaries: Binaries
 ) -> None:
-    command = [binaries.path("kube-apiserver"), "--version"]
-    name, release = subprocess.check_output(command, text=True).split()
+    binary = str(binaries.path("kube-apiserver"))
+    name, release = subprocess.check_output([binary, "--version"], text=True).split()
 
     assert re.fullmatch(r"Kubernetes v1\.\d+\.\d+", f"{name} {release}")
     assert plane.client.request("GET", "/version").body["gitVersion"] == release

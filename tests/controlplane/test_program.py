@@ -4,16 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.controlplane.objects import wait_until
 from tests.controlplane.program import Program, ProgramError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Prints the id of a child that would outlive it, then waits.
 WITH_A_CHILD = "sleep 600 & echo $!; wait"
@@ -67,7 +64,8 @@ def test_a_program_ends_with_the_test_run_that_started_it(tmp_path: Path) -> Non
         "signal.pause()"
     )
     command = [sys.executable, "-c", starts_one, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         orphan = int(run.stdout.readline())
         assert alive(orphan)

@@ -1,0 +1,228 @@
+"""The production server as a process beside a real control plane, and what registers it there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.controlplane.client import ApiError
+from tests.controlplane.objects import gpu_pod, wait_until
+from tests.controlplane.plane import free_port
+from tests.controlplane.program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import trustme
+
+    from tests.controlplane.client import JSON
+    from tests.controlplane.plane import ControlPlane
+
+SYSTEM_NAMESPACE = "migfit-system"
+CONFIG_MAP = "migfit-config"
+GPU = "nvidia.com/gpu"
+
+CONFIG: JSON = {"apiVersion": "migfit.io/v1alpha1", "kind": "MigfitConfiguration"}
+
+ASKS_FOR_GPU = (
+    "object.spec.containers.exists(c, has(c.resources) && has(c.resources.limits) && "
+    f"'{GPU}' in c.resources.limits) || (has(object.spec.initContainers) && "
+    "object.spec.initContainers.exists(c, has(c.resources) && has(c.resources.limits) && "
+    f"'{GPU}' in c.resources.limits))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a server listens on 127.0.0.1."""
+
+    webhook: int
+    extender: int
+    ops: int
+
+
+class Migfit:
+    """`migfit serve`, started and stopped as often as a test wants, always on the same ports."""
+
+    def __init__(
+        self, plane: ControlPlane, folder: Path, authority: trustme.CA, name: str = "migfit"
+    ) -> None:
+        self._plane = plane
+        self._folder = folder
+        self._name = name
+        self._ca = authority
+        self._certificate = folder / f"{name}.pem"
+        self._key = folder / f"{name}.key"
+        issued = authority.issue_cert("127.0.0.1")
+        issued.cert_chain_pems[0].write_to_path(self._certificate)
+        issued.private_key_pem.write_to_path(self._key)
+        self._configured = ""
+        self.ports = Ports(free_port(), free_port(), free_port())
+        self.program: Program | None = None
+
+    def configure(self, **fields: object) -> None:
+        """Write the ConfigMap; the fields are those of the configuration."""
+        self.configure_text(json.dumps({**CONFIG, **fields}))
+
+    def configure_text(self, text: str) -> None:
+        """Write the ConfigMap with any text."""
+        client = self._plane.client
+        meta = {"name": CONFIG_MAP, "namespace": SYSTEM_NAMESPACE}
+        manifest: JSON = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": meta,
+            "data": {"config.yaml": text},
+        }
+        try:
+            client.replace(manifest)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            client.create(manifest)
+
+    def start(self, *, wait: bool = True, flags: tuple[str, ...] = ()) -> None:
+        """Start the process with the ConfigMap as its configuration; wait until it is ready."""
+        self.program = Program(
+            self._name,
+            [
+                sys.executable,
+                *("-m", "extender.cli", "serve"),
+                *("--kubeconfig", str(self._plane.kubeconfig)),
+                *("--configmap", f"{SYSTEM_NAMESPACE}/{CONFIG_MAP}"),
+                *("--tls-cert", str(self._certificate), "--tls-key", str(self._key)),
+                *("--bind", "127.0.0.1", "--lame-duck", "0"),
+                *("--webhook-port", str(self.ports.webhook)),
+                *("--extender-port", str(self.ports.extender)),
+                *("--ops-port", str(self.ports.ops)),
+                *flags,
+            ],
+            self._folder,
+        )
+        if wait:
+            self.program.wait_ready(self.ready)
+
+    def stop(self) -> int:
+        """Stop the process by SIGTERM; its exit status."""
+        assert self.program is not None
+        return self.program.stop()
+
+    def kill(self) -> None:
+        """Stop the process in whatever state it is."""
+        if self.program is not None:
+            self.program.kill()
+
+    def ready(self) -> bool:
+        """Whether /readyz says so."""
+        try:
+            return self.ops("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def ops(self, path: str) -> tuple[int, str]:
+        """Status and text of a GET on the operations port."""
+        url = f"http://127.0.0.1:{self.ports.ops}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels; 0 if there is none."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        lines = self.ops("/metrics")[1].splitlines()
+        samples = [line for line in lines if line.partition(" ")[0].partition("{")[0] == name]
+        return sum(
+            float(line.rpartition(" ")[2]) for line in samples if all(w in line for w in wanted)
+        )
+
+    def audit(self, namespace: str = "") -> list[JSON]:
+        """Audit lines of reviews so far, oldest first."""
+        assert self.program is not None
+        lines = self.program.log.read_text().splitlines()
+        found = [json.loads(line) for line in lines if line.startswith('{"time":')]
+        return [
+            line
+            for line in found
+            if line["event"] == "admission" and namespace in ("", line["namespace"])
+        ]
+
+    @property
+    def extender(self) -> JSON:
+        """This server as an extender in a KubeSchedulerConfiguration."""
+        return {
+            "urlPrefix": f"http://127.0.0.1:{self.ports.extender}/scheduler",
+            "filterVerb": "filter",
+            "prioritizeVerb": "prioritize",
+            "weight": 30,
+            "httpTimeout": "2s",
+            "nodeCacheCapable": True,
+            "ignorable": True,
+            "managedResources": [
+                {"name": name} for name in (GPU, "nvidia.com/mig-2g.20gb", "nvidia.com/mig-3g.40gb")
+            ],
+        }
+
+    def register(self, **fields: object) -> None:
+        """Register the webhook, as the manifests do, and wait until the API server calls it."""
+        bundle = base64.b64encode(self._ca.cert_pem.bytes()).decode()
+        webhook: JSON = {
+            "name": "pods.migfit.io",
+            "clientConfig": {
+                "url": f"https://127.0.0.1:{self.ports.webhook}/mutate",
+                "caBundle": bundle,
+            },
+            "rules": [
+                {
+                    "operations": ["CREATE"],
+                    "apiGroups": [""],
+                    "apiVersions": ["v1"],
+                    "resources": ["pods"],
+                }
+            ],
+            "matchConditions": [{"name": "asks-for-gpu", "expression": ASKS_FOR_GPU}],
+            "failurePolicy": "Ignore",
+            "timeoutSeconds": 3,
+            "sideEffects": "None",
+            "reinvocationPolicy": "IfNeeded",
+            "admissionReviewVersions": ["v1"],
+            **fields,
+        }
+        self._plane.client.create(
+            {
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "MutatingWebhookConfiguration",
+                "metadata": {"name": self._name},
+                "webhooks": [webhook],
+            }
+        )
+        before = self.metric("migfit_dry_run_reviews_total")
+        probe = gpu_pod("is-the-webhook-called", SYSTEM_NAMESPACE)
+
+        def called() -> bool:
+            self._plane.client.create(probe, dry_run=True)
+            return self.metric("migfit_dry_run_reviews_total") > before
+
+        wait_until(called, 15, "the API server calls the webhook")
+
+
+def a100_labels(*, memory_mib: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Labels of a node with A100 80GB in strategy mixed, as GPU Feature Discovery writes them."""
+    usable = (
+        {"1g.10gb": 9728, "2g.20gb": 19968, "3g.40gb": 40192} if memory_mib is None else memory_mib
+    )
+    return {
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+        "nvidia.com/gpu.memory": "81920",
+        "nvidia.com/mig.strategy": "mixed",
+        "nvidia.com/mig.config.state": "success",
+        **{f"nvidia.com/mig-{name}.memory": str(mib) for name, mib in usable.items()},
+    }
