@@ -101,6 +101,8 @@ class PodSpec(Wire, frozen=True):
     overhead: Quantities | None = None
     resources: Resources | None = None
     scheduling_gates: list[dict[str, Any]] | None = None
+    active_deadline_seconds: int | None = None
+    priority_class_name: str = ""
 
 
 class PodStatus(Wire, frozen=True):
@@ -128,3 +130,53 @@ class ConfigMapObject(Wire, frozen=True):
 
     metadata: Metadata
     data: dict[str, str] | None = None
+
+
+class ScopeSelectorExpression(Wire, frozen=True):
+    """One test of a quota's scope selector."""
+
+    scope_name: str
+    operator: str
+    values: list[str] | None = None
+
+
+class ScopeSelector(Wire, frozen=True):
+    """All of its tests must pass."""
+
+    match_expressions: list[ScopeSelectorExpression] | None = None
+
+
+class ResourceQuotaSpec(Wire, frozen=True):
+    """What is limited, and for which pods."""
+
+    hard: Quantities | None = None
+    scopes: list[str] | None = None
+    scope_selector: ScopeSelector | None = None
+
+
+class ResourceQuotaObject(Wire, frozen=True):
+    """A ResourceQuota. Its status lags behind, so usage is counted from the pods."""
+
+    metadata: Metadata
+    spec: ResourceQuotaSpec = ResourceQuotaSpec()
+
+
+class LimitRangeItem(Wire, frozen=True):
+    """Bounds for a kind of object."""
+
+    type: str = ""
+    min: Quantities | None = None
+    max: Quantities | None = None
+
+
+class LimitRangeSpec(Wire, frozen=True):
+    """All its bounds."""
+
+    limits: list[LimitRangeItem] | None = None
+
+
+class LimitRangeObject(Wire, frozen=True):
+    """A LimitRange."""
+
+    metadata: Metadata
+    spec: LimitRangeSpec = LimitRangeSpec()

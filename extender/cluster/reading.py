@@ -6,9 +6,11 @@ import msgspec
 
 from extender.cluster.objects import (
     ContainerObject,
+    LimitRangeObject,
     NodeObject,
     PodObject,
     Quantities,
+    ResourceQuotaObject,
     Resources,
 )
 from extender.core.capacity import Demand, Holding
@@ -17,9 +19,14 @@ from extender.core.node import Node, Taint, build_node
 from extender.core.pod import Ask, ContainerKind, total, workload_of
 from extender.core.policy import Policy, Pool
 from extender.core.quantity import QuantityError, milli, whole
+from extender.core.quota import REQUESTS, Limits, Quota, Scope, ScopeTest, Share, cross_namespace
+from extender.core.rewrite import REWRITTEN_LABEL
 
 ENDED = frozenset({"Failed", "Succeeded"})
 """Phases in which a pod holds nothing any more."""
+
+Counted = tuple[Share, tuple[tuple[str, int], ...]]
+"""How a pod counts against quotas: in what company, and GPU or MIG resources with counts."""
 
 _signature = msgspec.json.Encoder(order="deterministic")
 
@@ -131,6 +138,78 @@ def workload_name(item: PodObject) -> str:
         meta.name or meta.generate_name,
     )
     return f"{meta.namespace}/{workload}"
+
+
+def asks_for_devices(item: PodObject) -> bool:
+    """Whether the pod asks for any resource of a vendor, GPUs or others."""
+    return any(
+        "/" in name
+        for _, c in _containers(item)
+        if c.resources is not None
+        for name in (*(c.resources.limits or ()), *(c.resources.requests or ()))
+    )
+
+
+def read_share(item: PodObject, policy: Policy) -> Counted | None:
+    """How a pod with GPUs counts against quotas, wherever it is; None for one that does not."""
+    if item.status.phase in ENDED:
+        return None
+    held = _containers(item)
+    gpus = _gpus(held, policy.gpu_resource)
+    if not gpus:
+        return None
+    resources = [item.spec.resources, *(c.resources for _, c in held)]
+    scope = Scope(
+        terminating=item.spec.active_deadline_seconds is not None,
+        best_effort=not any(
+            name in (part or ())
+            for each in resources
+            if each is not None
+            for part in (each.limits, each.requests)
+            for name in ("cpu", "memory")
+        ),
+        priority_class=item.spec.priority_class_name,
+        cross_namespace=cross_namespace(item.spec.affinity),
+    )
+    return Share(scope, (item.metadata.labels or {}).get(REWRITTEN_LABEL) == "true"), gpus
+
+
+def read_quota(item: ResourceQuotaObject, policy: Policy) -> Quota:
+    """A quota's word on GPU and MIG resources; `hard` is empty if it has none."""
+    hard = item.spec.hard or {}
+    names = (key.removeprefix(REQUESTS) for key in hard if key.startswith(REQUESTS))
+    selector = item.spec.scope_selector
+    selected = (selector.match_expressions or ()) if selector is not None else ()
+    tests = [
+        *(ScopeTest(name) for name in item.spec.scopes or ()),
+        *(ScopeTest(e.scope_name, e.operator, tuple(e.values or ())) for e in selected),
+    ]
+    return Quota(
+        item.metadata.name,
+        {n: _amount(hard, REQUESTS + n) for n in names if _is_gpu(n, policy.gpu_resource)},
+        tuple(tests),
+    )
+
+
+def read_limits(item: LimitRangeObject, policy: Policy) -> Limits:
+    """A LimitRange's word on GPU and MIG resources, for containers and for pods."""
+    least: dict[str, int] = {}
+    most: dict[str, int] = {}
+    for limit in item.spec.limits or ():
+        if limit.type not in {"Container", "Pod"}:
+            continue
+        for name in limit.min or ():
+            if _is_gpu(name, policy.gpu_resource) and (count := _amount(limit.min, name)) > 0:
+                least[name] = max(least.get(name, 0), count)
+        for name in limit.max or ():
+            if _is_gpu(name, policy.gpu_resource):
+                count = _amount(limit.max, name)
+                most[name] = min(most.get(name, count), count)
+    return Limits(item.metadata.name, least, most)
+
+
+def _is_gpu(name: str, gpu_resource: str) -> bool:
+    return name == gpu_resource or is_mig_resource(name)
 
 
 def read_pod(item: PodObject, policy: Policy) -> Holding | Demand | None:

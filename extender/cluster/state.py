@@ -1,89 +1,36 @@
 """The cluster as we know it: watch events in, snapshots out.
 
 Everything here runs on one event loop and is changed in place; a snapshot is a view, valid until the
-next event. Bound pods are kept as what they hold, waiting ones as what they ask for.
+next event. Bound pods are kept as what they hold, waiting ones as what they ask for; of pods without
+GPUs nothing else is kept.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import msgspec
-from cachetools import TLRUCache
-
-from extender.cluster.objects import NamespaceObject, NodeObject, PodObject
-from extender.cluster.reading import read_node, read_pod, read_pool
+from extender.cluster.held import Held
+from extender.cluster.in_flight import InFlight
+from extender.cluster.objects import (
+    LimitRangeObject,
+    NamespaceObject,
+    NodeObject,
+    PodObject,
+    ResourceQuotaObject,
+)
+from extender.cluster.reading import (
+    Counted,
+    asks_for_devices,
+    read_node,
+    read_pod,
+    read_pool,
+    read_share,
+)
+from extender.cluster.tenants import Tenants
 from extender.core.capacity import Capacity, Demand, Holding
 from extender.core.decision import Decision
 from extender.core.policy import Policy
-from extender.core.rewrite import DECISION_ANNOTATION
 from extender.core.score import Ranking
 from extender.core.snapshot import Reservations, Snapshot
-
-T = TypeVar("T")
-
-MOST_RESERVATIONS = 10_000
-"""More in flight than this, and the oldest are given up: pods are then packed a little too densely
-for a moment, which costs a pending pod, not memory without bound."""
-
-
-class Held(Generic[T]):
-    """The objects of one kind: a `Sink` for a watch.
-
-    Args:
-        put: called with every object that is new or changed.
-        drop: called with the key of every object that is gone.
-        key: what tells two objects of the kind apart.
-    """
-
-    def __init__(
-        self, put: Callable[[T], None], drop: Callable[[str], None], key: Callable[[T], str]
-    ) -> None:
-        self._put, self._drop, self._key = put, drop, key
-        self._keys: set[str] = set()
-        self._unseen: set[str] = set()
-        self.synced = False
-        """A full list has arrived at least once."""
-        self.heard_at_s: float | None = None
-
-    def listing(self) -> None:
-        """A full list begins; a list that broke off half-way is forgotten."""
-        self._unseen = set(self._keys)
-
-    def upsert(self, item: T) -> None:
-        """An object is there, in this version."""
-        key = self._key(item)
-        self._keys.add(key)
-        self._unseen.discard(key)
-        self._put(item)
-
-    def remove(self, item: T) -> None:
-        """An object is gone."""
-        self._forget(self._key(item))
-
-    def _forget(self, key: str) -> None:
-        if key in self._keys:
-            self._keys.remove(key)
-            self._drop(key)
-
-    def listed(self) -> None:
-        """The list is complete: what it did not name is gone."""
-        for key in self._unseen:
-            self._forget(key)
-        self._unseen = set()
-        self.synced = True
-
-    def heard(self, now_s: float) -> None:
-        """An event or a bookmark arrived."""
-        self.heard_at_s = now_s
-
-
-class _Mark(msgspec.Struct):
-    """Of our annotation on a pod, what ends a reservation."""
-
-    id: str = ""
-
-
-_marks = msgspec.json.Decoder(_Mark)
 
 
 class State:
@@ -92,28 +39,24 @@ class State:
     def __init__(self, policy: Policy, clock: Callable[[], float]) -> None:
         self.policy = policy
         self._clock = clock
-        self._now_s = clock()
-        """Time as the reservations see it: it stands still but in `_expire`, so that none of them
-        ends unnoticed inside the cache."""
         self.capacity = Capacity()
         self.ranking = Ranking(self.capacity)
         self.pools = Capacity()
+        self.tenants = Tenants(policy)
         self.nodes: Held[NodeObject] = Held(
             self._put_node, self._drop_node, lambda item: item.metadata.name
         )
         self.pods: Held[PodObject] = Held(
             self._put_pod, self._drop_pod, lambda item: item.metadata.uid
         )
-        self.namespaces: Held[NamespaceObject] = Held(
-            self._put_namespace, self._drop_namespace, lambda item: item.metadata.name
-        )
         self._node_objects: dict[str, NodeObject] = {}
+        self._device_pods: dict[str, PodObject] = {}
+        """Pods with any device, by uid: read again when the configuration changes."""
         self._pods: dict[str, Holding | Demand] = {}
-        self._namespaces: dict[str, dict[str, str]] = {}
+        self._counted: dict[str, tuple[str, Counted]] = {}
+        """uid -> namespace, and how the pod counts there."""
         self._reservations = Reservations()
-        self._in_flight: TLRUCache[str, Decision] = TLRUCache(
-            MOST_RESERVATIONS, ttu=self._until, timer=lambda: self._now_s
-        )
+        self.in_flight = InFlight(lambda: self.policy.reservation_ttl_s, clock, self._unreserve)
         self._set_pools()
 
     # --- configuration ---------------------------------------------------------------------------
@@ -122,9 +65,13 @@ class State:
         """A new configuration: what was read under the old one is read again."""
         old, self.policy = self.policy, policy
         self._set_pools()
-        if (policy.gpu_resource, policy.usable_mib) != (old.gpu_resource, old.usable_mib):
-            for item in self._node_objects.values():
-                self.capacity.put_node(read_node(item, policy))
+        if (policy.gpu_resource, policy.usable_mib) == (old.gpu_resource, old.usable_mib):
+            return
+        self.tenants.set_policy(policy)
+        for node in list(self._node_objects.values()):
+            self._put_node(node)
+        for pod in list(self._device_pods.values()):
+            self._put_pod(pod)
 
     def _set_pools(self) -> None:
         self.pools = Capacity()
@@ -145,15 +92,28 @@ class State:
 
     def _put_pod(self, item: PodObject) -> None:
         uid = item.metadata.uid
-        if len(self._in_flight):
-            self._arrived(item)
-        record = read_pod(item, self.policy)
+        if len(self.in_flight):
+            self.in_flight.arrived(item)
+        if asks_for_devices(item):
+            self._device_pods[uid] = item
+            self._count(uid, item.metadata.namespace, read_share(item, self.policy))
+        self._record(uid, read_pod(item, self.policy))
+
+    def _drop_pod(self, uid: str) -> None:
+        self._device_pods.pop(uid, None)
+        self._count(uid, "", None)
+        self._record(uid, None)
+
+    def _record(self, uid: str, record: Holding | Demand | None) -> None:
         old = self._pods.get(uid)
         if record == old:
             return
-        self._release(old)
+        if isinstance(old, Holding):
+            self.capacity.release(old)
+        elif old is not None:
+            self.capacity.stop_waiting(old)
         if record is None:
-            self._pods.pop(uid, None)
+            del self._pods[uid]
             return
         self._pods[uid] = record
         if isinstance(record, Holding):
@@ -161,62 +121,36 @@ class State:
         else:
             self.capacity.wait(record)
 
-    def _drop_pod(self, uid: str) -> None:
-        self._release(self._pods.pop(uid, None))
-
-    def _release(self, record: Holding | Demand | None) -> None:
-        if isinstance(record, Holding):
-            self.capacity.release(record)
-        elif record is not None:
-            self.capacity.stop_waiting(record)
-
-    def _put_namespace(self, item: NamespaceObject) -> None:
-        self._namespaces[item.metadata.name] = item.metadata.labels or {}
-
-    def _drop_namespace(self, name: str) -> None:
-        del self._namespaces[name]
+    def _count(self, uid: str, namespace: str, counted: Counted | None) -> None:
+        if (old := self._counted.pop(uid, None)) is not None:
+            self.tenants.count(*old, -1)
+        if counted is not None:
+            self._counted[uid] = (namespace, counted)
+            self.tenants.count(namespace, counted, 1)
 
     # --- reservations ----------------------------------------------------------------------------
 
-    def _until(self, _key: str, _decision: Decision, now_s: float) -> float:
-        return now_s + self.policy.reservation_ttl_s
-
     def reserve(self, decision: Decision) -> None:
         """Keep what a decision promised, until the pod shows up in the watch or the time is out."""
-        if not decision.claims or not decision.id:
-            return
-        self._expire()
-        if len(self._in_flight) >= MOST_RESERVATIONS:
-            _, oldest = self._in_flight.popitem()
-            self._reservations.add(oldest.claims, oldest.nodes, -1)
-        self._give_up(decision.id)
-        self._in_flight[decision.id] = decision
-        self._reservations.add(decision.claims, decision.nodes, 1)
+        if decision.claims and decision.id:
+            self.in_flight.add(decision)
+            self._reserve(decision, 1)
 
-    def _expire(self) -> None:
-        self._now_s = self._clock()
-        for _, decision in self._in_flight.expire():
-            self._reservations.add(decision.claims, decision.nodes, -1)
+    def _unreserve(self, decision: Decision) -> None:
+        self._reserve(decision, -1)
 
-    def _give_up(self, request_id: str) -> None:
-        decision = self._in_flight.pop(request_id, None)
-        if decision is not None:
-            self._reservations.add(decision.claims, decision.nodes, -1)
-
-    def _arrived(self, item: PodObject) -> None:
-        mark = (item.metadata.annotations or {}).get(DECISION_ANNOTATION)
-        if mark is not None:
-            try:
-                self._give_up(_marks.decode(mark).id)
-            except (msgspec.MsgspecError, RecursionError):
-                return  # somebody else's text; the reservation ends by time
+    def _reserve(self, decision: Decision, sign: int) -> None:
+        claims = tuple(decision.claims.items())
+        self._reservations.add(decision.claims, decision.nodes, sign)
+        self.tenants.count(decision.namespace, (decision.share, claims), sign)
 
     # --- snapshots -------------------------------------------------------------------------------
 
     @property
     def sources(self) -> tuple[Held[Any], ...]:
         """What a decision needs to have seen."""
-        return (self.nodes, self.pods, self.namespaces)
+        tenants = self.tenants
+        return (self.nodes, self.pods, tenants.namespaces, tenants.quotas, tenants.limits)
 
     @property
     def synced(self) -> bool:
@@ -230,13 +164,14 @@ class State:
 
     def snapshot(self) -> Snapshot:
         """The cluster for one decision, to be made before anything else happens."""
-        self._expire()
+        self.in_flight.expire()
         age_s = self.age_s()
         return Snapshot(
             capacity=self.capacity,
             pools=self.pools,
-            namespaces=self._namespaces,
+            namespaces=self.tenants.by_name,
             reservations=self._reservations,
+            in_flight=self.in_flight.by_id,
             stale=not self.synced or age_s > self.policy.stale_after_s,
             age_s=age_s,
         )
@@ -247,19 +182,13 @@ class State:
         nodes: Iterable[NodeObject] = (),
         pods: Iterable[PodObject] = (),
         namespaces: Iterable[NamespaceObject] = (),
+        quotas: Iterable[ResourceQuotaObject] = (),
+        limits: Iterable[LimitRangeObject] = (),
     ) -> None:
         """Take a complete list of everything, as from a file; what it does not name is gone."""
-        for source, items in (
-            (self.nodes, nodes),
-            (self.pods, pods),
-            (self.namespaces, namespaces),
-        ):
-            _replace(source, items, self._clock())
-
-
-def _replace(source: Held[Any], items: Iterable[Any], now_s: float) -> None:
-    source.listing()
-    for item in items:
-        source.upsert(item)
-    source.listed()
-    source.heard(now_s)
+        now_s = self._clock()
+        self.nodes.fill(nodes, now_s)
+        self.pods.fill(pods, now_s)
+        self.tenants.namespaces.fill(namespaces, now_s)
+        self.tenants.quotas.fill(quotas, now_s)
+        self.tenants.limits.fill(limits, now_s)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from extender.core import pod as podlib
 from extender.core.decision import Change, Decision
@@ -10,15 +9,16 @@ from extender.core.eligible import not_for_a_slice, not_ours
 from extender.core.fit import Chosen, fit
 from extender.core.footprint import Footprint, Undeclared, footprints
 from extender.core.pod import Pod
-from extender.core.policy import Mode, Policy
+from extender.core.policy import Mode, Policy, QuotaRule
 from extender.core.quantity import format_mib
+from extender.core.quota import Namespace, excess, excess_as_gpus
 from extender.core.reason import STEP_ONE, Action, Reason
-from extender.core.render import rewritten_containers
+from extender.core.render import decision_id, rewritten_containers
 from extender.core.rewrite import DECISION_ANNOTATION
 from extender.core.snapshot import Snapshot
 from extender.core.subject import Subject, subject_of
 
-_NO_LABELS: Mapping[str, Any] = {}
+_UNKNOWN = Namespace()
 
 
 def decide(
@@ -34,9 +34,11 @@ def decide(
         request_id: uid of the AdmissionReview; ties log line, annotation and reservation together.
     """
     namespace = namespace or podlib.text(podlib.metadata(pod).get("namespace")) or "default"
-    labels = snapshot.namespaces.get(namespace, _NO_LABELS)
-    subject = subject_of(pod, namespace, labels, policy)
-    decision = _stray(subject, policy) or _steps(subject, snapshot, policy)
+    home = _without_itself(snapshot.namespaces.get(namespace, _UNKNOWN), pod, snapshot)
+    subject = subject_of(pod, namespace, home, policy)
+    decision = _stray(subject, policy) or _within_quota(
+        _steps(subject, snapshot, policy), subject, policy
+    )
     if decision.action is not Action.LEFT and subject.mode is Mode.DRY_RUN:
         decision = replace(
             decision,
@@ -46,7 +48,54 @@ def decide(
             message=f"dry run; would be {decision.action}: {decision.message}",
             claims=_as_it_came(subject, policy),
         )
-    return replace(decision, id=request_id)
+    return replace(decision, id=request_id, scope=subject.scope)
+
+
+def _without_itself(home: Namespace, pod: Pod, snapshot: Snapshot) -> Namespace:
+    """The namespace without what was reserved for this very pod, when it comes a second time."""
+    mark = podlib.annotations(pod).get(DECISION_ANNOTATION)
+    earlier = snapshot.in_flight.get(decision_id(mark)) if isinstance(mark, str) else None
+    return (
+        home
+        if earlier is None
+        else replace(home, tally=home.tally.without(earlier.share, earlier.claims))
+    )
+
+
+def _within_quota(decision: Decision, subject: Subject, policy: Policy) -> Decision:
+    """A slice of ours still counts as the GPU it stands for (`quota: CountAsGpu`)."""
+    if policy.quota is QuotaRule.IGNORE or not subject.home.quotas or decision.reason in STEP_ONE:
+        return decision
+    resource = policy.gpu_resource
+    asked = _as_it_came(subject, policy)
+    plain = excess(subject.home, subject.scope, asked)
+    if plain is not None:  # quota admission will refuse the pod by itself
+        if decision.action is Action.LEFT:
+            return decision
+        return _not_rewritten(decision, Reason.QUOTA, str(plain), asked)
+    counted = excess_as_gpus(subject.home, subject.scope, resource, asked[resource])
+    if counted is None:
+        return decision
+    denied = _not_rewritten(decision, Reason.QUOTA, str(counted), {})
+    return replace(denied, action=Action.DENIED)
+
+
+def _not_rewritten(
+    decision: Decision, reason: Reason, message: str, claims: Mapping[str, int]
+) -> Decision:
+    """The same pod, kept from being rewritten after all."""
+    return replace(
+        decision,
+        action=Action.LEFT,
+        reason=reason,
+        message=message,
+        changes=tuple(replace(change, to=None) for change in decision.changes),
+        usable_mib=None,
+        profile=None,
+        claims=claims,
+        nodes=0,
+        guards=(),
+    )
 
 
 def _stray(subject: Subject, policy: Policy) -> Decision | None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from extender.core.pod import Workload
 from extender.core.policy import Mode
+from extender.core.quota import Scope, Share
 from extender.core.reason import Action, Reason
 
 
@@ -85,8 +86,15 @@ class Decision:
     """GPU or MIG resource -> count the pod will ask of a node: what is reserved in flight."""
     nodes: int = field(default=0, compare=False, repr=False)
     """Where the pod may land, as a set of the snapshot it was decided on."""
+    scope: Scope = field(default_factory=Scope, compare=False, repr=False)
+    """How quotas see the pod."""
     guards: tuple[tuple[str, int], ...] = ()
     """(node label, MiB): the label must be greater. kube-scheduler enforces it for us."""
     stray: tuple[str, ...] = ()
     """Pointers of containers where the GPU resource came back beside our MIG resource."""
     config_revision: str = ""
+
+    @property
+    def share(self) -> Share:
+        """How the pod counts in its namespace's tally."""
+        return Share(self.scope, self.action is Action.REWRITTEN)

@@ -136,6 +136,8 @@ def not_for_a_slice(subject: Subject, policy: Policy) -> Refusal | None:
             return Reason.MULTI_GPU, f"container {container.name} asks for {count} GPUs"
     if any(c.mig_counts() for c in subject.containers):
         return Reason.MIXED_REQUESTS, f"asks for {policy.gpu_resource} and for MIG slices"
+    if (demanded := _demanded(subject, policy)) is not None:
+        return demanded
     if _declares_itself(subject):
         return None
     for container in subject.gpu:
@@ -151,6 +153,16 @@ def not_for_a_slice(subject: Subject, policy: Policy) -> Refusal | None:
             )
     if together := _distributed(subject):
         return Reason.DISTRIBUTED, f"one of several processes: {together}"
+    return None
+
+
+def _demanded(subject: Subject, policy: Policy) -> Refusal | None:
+    for limits in subject.home.limits:
+        if policy.gpu_resource in limits.least:
+            return (
+                Reason.LIMIT_RANGE,
+                f"LimitRange {limits.name} demands a least count of {policy.gpu_resource}",
+            )
     return None
 
 

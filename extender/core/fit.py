@@ -10,6 +10,7 @@ from extender.core.decision import Candidate, Verdict
 from extender.core.footprint import Footprint, Want
 from extender.core.node import Offer, memory_label
 from extender.core.policy import Policy, WhenFull
+from extender.core.quota import excess
 from extender.core.reach import Nodes
 from extender.core.reason import Reason
 from extender.core.snapshot import Snapshot
@@ -65,6 +66,8 @@ class _Fit:
         self.plain = podlib.plain_ask(subject.pod, subject.containers)
         self.distinct: list[Want] = list(dict.fromkeys(f.want for f in wanted))
         self.candidates: dict[str, Candidate] = {}
+        self.over = ""
+        """What the last quota without room for a slice said."""
 
     def run(self) -> Chosen | NotChosen:
         offered = self._offered()
@@ -75,11 +78,13 @@ class _Fit:
             fitting.append([offer for offer in offered if self._admissible(want, offer)])
             if not fitting[-1]:
                 return self._none_fits(want, offered)
-        combinations = _combinations(fitting)
-        first = self._try(combinations[0])
-        if self._is_free(first):
-            return self._take(first, Reason.FITS)
-        return self._when_full(first, combinations[1:])
+        tries = [self._try(combination) for combination in _combinations(fitting)]
+        allowed = [chosen for chosen in tries if not self._over_quota(chosen)]
+        if not allowed:
+            return NotChosen(Reason.QUOTA, self.over, tuple(self.candidates.values()))
+        if self._is_free(allowed[0]):
+            return self._take(allowed[0], Reason.FITS)
+        return self._when_full(allowed[0], allowed[1:])
 
     def _reach(self, capacity: Capacity) -> Nodes:
         """Where the pod may land as it will be after injection."""
@@ -129,6 +134,8 @@ class _Fit:
                 return Verdict.MEMORY_UNKNOWN
             if offer.usable_mib < want.need_mib:
                 return Verdict.TOO_SMALL
+        if any(limits.most.get(offer.resource, 1) < 1 for limits in self.subject.home.limits):
+            return Verdict.LIMIT_RANGE
         if offer.compute_slices < want.min_compute:
             return Verdict.TOO_LITTLE_COMPUTE
         if (offer.bandwidth_bytes_s or 0) < want.min_bandwidth_bytes_s:
@@ -146,6 +153,11 @@ class _Fit:
             if named.verdict is Verdict.TOO_SMALL:
                 message = f"{need}; profile {want.profile} has {named.usable_mib}Mi usable"
                 return NotChosen(Reason.PROFILE_TOO_SMALL, message, listed)
+        if all(c.verdict in {Verdict.LIMIT_RANGE, Verdict.TOO_SMALL} for c in listed) and any(
+            c.verdict is Verdict.LIMIT_RANGE for c in listed
+        ):
+            message = "a LimitRange of the namespace forbids every slice that would fit"
+            return NotChosen(Reason.LIMIT_RANGE, message, listed)
         unusable = {Verdict.SHARED, Verdict.SPECIAL, Verdict.MEMORY_UNKNOWN, Verdict.NOT_ASKED_FOR}
         if all(c.verdict in unusable for c in listed):
             message = "reachable MIG resources are shared, special or of unknown memory"
@@ -189,6 +201,16 @@ class _Fit:
                 least[label] = max(least.get(label, 0), want.need_mib - 1)
         return tuple(sorted(least.items()))
 
+    def _over_quota(self, chosen: Chosen) -> bool:
+        """Whether a quota on one of the MIG resources has no room, and remember it."""
+        home = self.subject.home
+        over = excess(home, self.subject.scope, chosen.claims) if home.quotas else None
+        if over is None:
+            return False
+        self.over = str(over)
+        self._note({over.resource: over.asked}, Verdict.QUOTA)
+        return True
+
     def _is_free(self, chosen: Chosen) -> bool:
         taken = self._taken(chosen.claims, chosen.nodes)
         free = self.capacity.room(chosen.claims, self.plain, chosen.nodes, taken)
@@ -213,14 +235,11 @@ class _Fit:
 
     # --- step 7: the smallest is full ------------------------------------------------------------
 
-    def _when_full(
-        self, first: Chosen, larger: Sequence[Sequence[OfferSummary]]
-    ) -> Chosen | NotChosen:
+    def _when_full(self, first: Chosen, larger: Sequence[Chosen]) -> Chosen | NotChosen:
         names = ", ".join(resource.removeprefix("nvidia.com/") for resource in first.claims)
         for entry in self.policy.when_full:
             if entry is WhenFull.NEXT_LARGER:
-                for combination in larger:
-                    chosen = self._try(combination)
+                for chosen in larger:
                     if self._is_free(chosen):
                         return self._take(chosen, Reason.FITS_LARGER)
             elif entry is WhenFull.WAIT:

@@ -78,6 +78,14 @@ def differs(decision: Decision, existing: object) -> bool:
     return {**mapping(found), "id": ""} != {**wanted, "id": ""}
 
 
+def decision_id(existing: str) -> str:
+    """The id an annotation found on a pod claims; empty if it claims none."""
+    try:
+        return text(mapping(json.loads(existing)).get("id"))
+    except (ValueError, RecursionError):
+        return ""
+
+
 def rewritten_containers(existing: str) -> dict[str, str]:
     """Container -> MIG resource, as an annotation found on a pod claims; nothing of it is trusted."""
     try:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from extender.core.capacity import Capacity
+from extender.core.decision import Decision
+from extender.core.quota import Namespace
 from extender.core.reach import Nodes
 
 
@@ -44,9 +46,11 @@ class Snapshot:
     capacity: Capacity
     pools: Capacity = field(default_factory=Capacity)
     """Nodes that do not exist yet (`pools` of the configuration), never with anything free."""
-    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Namespace -> its labels."""
+    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+    """By name; one not known yet counts as one without labels, quotas and pods."""
     reservations: Reservations = field(default_factory=Reservations)
+    in_flight: Mapping[str, Decision] = field(default_factory=dict)
+    """Decisions by id whose pods have not shown up yet; counted in the tallies already."""
     held: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(namespace, `Kind/name`) of workloads held back -> seconds left."""
     stale: bool = False

@@ -7,6 +7,7 @@ from typing import Any
 from extender.core import pod as podlib
 from extender.core.pod import Container, Pod, Workload
 from extender.core.policy import Globs, Match, Mode, Policy, Rule
+from extender.core.quota import Namespace, Scope, scope_of
 
 MODE_LABEL = "migfit.io/mode"
 
@@ -17,7 +18,8 @@ class Subject:
 
     pod: Pod
     namespace: str
-    namespace_labels: Mapping[str, Any]
+    home: Namespace
+    """What is known of the namespace."""
     labels: Mapping[str, Any]
     annotations: Mapping[str, Any]
     spec: Mapping[str, Any]
@@ -30,11 +32,11 @@ class Subject:
     """The admin's mode for this pod, lowered to DryRun if pod or namespace ask for it."""
     ignored: bool
     """Pod or namespace opted out."""
+    scope: Scope
+    """How quotas see the pod."""
 
 
-def subject_of(
-    pod: Pod, namespace: str, namespace_labels: Mapping[str, Any], policy: Policy
-) -> Subject:
+def subject_of(pod: Pod, namespace: str, home: Namespace, policy: Policy) -> Subject:
     """Read a pod for decision."""
     held = podlib.containers(pod)
     gpu = [c for c in held if c.count(policy.gpu_resource) > 0]
@@ -48,14 +50,14 @@ def subject_of(
         ),
         None,
     )
-    wishes = {labels.get(MODE_LABEL), namespace_labels.get(MODE_LABEL)}
+    wishes = {labels.get(MODE_LABEL), home.labels.get(MODE_LABEL)}
     mode = rule.mode if rule is not None and rule.mode is not None else policy.mode
     if mode is Mode.ENFORCE and "dry-run" in wishes:
         mode = Mode.DRY_RUN
     return Subject(
         pod=pod,
         namespace=namespace,
-        namespace_labels=namespace_labels,
+        home=home,
         labels=labels,
         annotations=podlib.annotations(pod),
         spec=podlib.spec(pod),
@@ -65,6 +67,7 @@ def subject_of(
         rule=rule,
         mode=mode,
         ignored="ignore" in wishes,
+        scope=scope_of(pod, held),
     )
 
 

@@ -6,8 +6,9 @@ from fractions import Fraction
 from extender.demo.hardware import Gpu
 from extender.demo.outcome import Figures, PodOutcome
 
-NAMED = 6
-"""So many names are listed; more are counted."""
+PODS_NAMED = 3
+GPUS_NAMED = 6
+"""So many are named; more are counted."""
 
 
 def gb(amount: Fraction) -> str:
@@ -48,8 +49,7 @@ def waste(figures: Figures) -> str:
 def spare(figures: Figures, nodes: int) -> str:
     """What nobody holds. A partitioned card is called idle, not free: it serves no whole-GPU pod."""
     free = [_gpus(figures.free, nodes)] if figures.free else []
-    for profile, count in figures.free_slices.items():
-        free.append(profile if count == 1 else f"{count} x {profile}")
+    free += [f"{count} x {profile}" for profile, count in figures.free_slices.items()]
     parts = [f"{_listed(free)} free"] if free else []
     if figures.idle:
         parts.append(f"{_gpus(figures.idle, nodes)} idle (partitioned)")
@@ -86,14 +86,14 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _titles(pods: Sequence[PodOutcome]) -> str:
-    if len(pods) > NAMED:
+    if len(pods) > PODS_NAMED:
         return f"{len(pods)} pods"
     return " + ".join(pod.title for pod in pods)
 
 
 def _gpus(gpus: Sequence[Gpu], nodes: int) -> str:
     """`GPU 2`; with several nodes `gpu-node/2`, or a count."""
-    if len(gpus) > NAMED:
+    if len(gpus) > GPUS_NAMED:
         return f"{len(gpus)} GPUs"
     if nodes > 1:
         return ", ".join(f"{gpu.node}/{gpu.index}" for gpu in gpus)

@@ -125,7 +125,7 @@ def figures(run: Run, *, headroom: Fraction, gpu_month: Fraction) -> Figures:
         free_slices=Counter(
             piece.profile for gpu, piece, use in run.pieces() if gpu in busy and not use
         ),
-        hollow=tuple({use.pod.name: use.pod for _, use in hollow}.values()),
+        hollow=tuple(pod for pod in run.pods if any(use.pod is pod for _, use in hollow)),
         hollow_used_gb=sum((use.used_gb or Fraction(0) for _, use in hollow), Fraction(0)),
         hollow_held_gb=Fraction(sum(piece.nominal_gb for piece, _ in hollow)),
         pending=tuple(pod for pod in run.pods if not pod.node),

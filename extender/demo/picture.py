@@ -78,10 +78,12 @@ def bars(
     """
     unit = bar_unit(width)
     named = frozenset(hollow)
+    nodes = [list(gpus) for _, gpus in groupby(run.gpus, key=lambda gpu: gpu.node)]
     lines: list[Line] = []
-    for node, gpus in groupby(run.gpus, key=lambda gpu: gpu.node):
-        cards = list(gpus)
-        lines.append(((f" {node}", Ink.NAME), (f"  {cards[0].product.name}", Ink.QUIET)))
+    for cards, following in zip(nodes, [*nodes[1:], None], strict=True):
+        idle = "" if any(map(run.in_use, cards)) else "  idle"
+        name, product = f" {cards[0].node}", f"  {cards[0].product.name}"
+        lines.append(((name, Ink.NAME), (product, Ink.QUIET), (idle, Ink.GOOD)))
         for gpu in cards:
             uses = [run.use(gpu, position) for position in range(len(gpu.pieces))]
             bar = _bar(gpu, uses, unit, glyphs)
@@ -92,7 +94,8 @@ def bars(
             elif gpu.whole and uses[0] and uses[0].pod.name in named:
                 bar = (*bar, (" hollow", Ink.BAD))
             lines.append(bar)
-        lines.append(_scale(cards[0], unit))
+        if not following or following[0].product is not cards[0].product:
+            lines.append(_scale(cards[0], unit))
     return lines
 
 

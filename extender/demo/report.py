@@ -126,7 +126,7 @@ def decisions(pods: Sequence[PodOutcome], width: int = WIDTH) -> list[Line]:
             pod.title,
             str(pod.decision.get("action", "-")),
             str(pod.decision.get("reason", "-")),
-            " ".join(filter(None, [str(pod.decision.get("message", "")), pod.problem])),
+            "; ".join(filter(None, [str(pod.decision.get("message", "")), pod.problem])),
         )
         for pod in pods
     ]
@@ -147,8 +147,14 @@ def decisions(pods: Sequence[PodOutcome], width: int = WIDTH) -> list[Line]:
 
 
 def wrapped(sentence: str, width: int, ink: Ink) -> list[Line]:
-    """A sentence as lines of at most that width."""
-    return [((f" {part}", ink),) for part in textwrap.wrap(sentence, width - 1)]
+    """A sentence as lines of at most that width, broken between its clauses where that does."""
+    packed: list[str] = []
+    for clause in sentence.replace("; ", ";\n").splitlines():
+        if packed and len(packed[-1]) + 1 + len(clause) < width:
+            packed[-1] += f" {clause}"
+        else:
+            packed.append(clause)
+    return [((f" {part}", ink),) for line in packed for part in textwrap.wrap(line, width - 1)]
 
 
 def _names(shown: Shown) -> list[str]:

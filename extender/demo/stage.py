@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from extender.demo.hardware import GPU_RESOURCE, Gpu, cut, node_object, product_
 from extender.demo.loading import config_text
 from extender.demo.outcome import PodOutcome, Run
 from extender.demo.process import Server
+from extender.demo.refusal import Refused
 from extender.demo.scenario import Node, Pod, Scenario
 from extender.demo.store import PODS, Key
 
@@ -169,28 +171,34 @@ class Stage:
             problem = f"the webhook did not answer ({review.failed_open}); created as it came"
         elif review and self.server:
             decision = await self.server.decision(review.uid)
-        pod = self.cluster.store.get(PODS, key)
-        node = pod["spec"].get("nodeName", "")
-        if not node and not problem:
-            conditions = pod["status"].get("conditions", [])
-            problem = "pending: " + " ".join(c.get("message", "") for c in conditions)
         outcome = PodOutcome(
             name=key[1],
             title=title,
             namespace=key[0],
             footprint_bytes=footprint,
-            node=node,
             decision=decision,
             problem=problem,
             warnings=warnings,
         )
         self.outcomes.append(outcome)
-        return outcome
+        return self._now(outcome)
 
     def run(self) -> Run:
         """What there is to see now."""
         held = {spot: key[1] for spot, key in self.cluster.kubelets.held.items()}
-        return Run(self.name, tuple(self.gpus), held, tuple(self.outcomes))
+        return Run(self.name, tuple(self.gpus), held, tuple(map(self._now, self.outcomes)))
+
+    def _now(self, outcome: PodOutcome) -> PodOutcome:
+        """The outcome with where the pod is by now, or why it is nowhere."""
+        try:
+            pod = self.cluster.store.get(PODS, (outcome.namespace, outcome.name))
+        except Refused:
+            return outcome  # it was never created, or is gone
+        if node := pod["spec"].get("nodeName"):
+            return replace(outcome, node=node)
+        conditions = pod["status"].get("conditions", [])
+        why = "pending: " + " ".join(c.get("message", "") for c in conditions)
+        return replace(outcome, problem="; ".join(filter(None, [outcome.problem, why])))
 
 
 def declared_footprint(pod: Mapping[str, Any]) -> int | None:

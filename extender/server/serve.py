@@ -17,7 +17,13 @@ from aiohttp import web
 from extender.admission.review import Reviewer
 from extender.cluster.client import ApiClient, connect
 from extender.cluster.errors import ClusterError
-from extender.cluster.objects import NamespaceObject, NodeObject, PodObject
+from extender.cluster.objects import (
+    LimitRangeObject,
+    NamespaceObject,
+    NodeObject,
+    PodObject,
+    ResourceQuotaObject,
+)
 from extender.cluster.state import State
 from extender.cluster.watch import Resource, follow
 from extender.core.policy import Policy
@@ -32,14 +38,16 @@ from extender.server.tls import certificate
 
 log = structlog.get_logger(__name__)
 
-NODES = Resource("nodes", "/api/v1/nodes", NodeObject, {})
+NODES = Resource("nodes", "/api/v1/nodes", NodeObject)
 PODS = Resource(
     "pods",
     "/api/v1/pods",
     PodObject,
     {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"},
 )
-NAMESPACES = Resource("namespaces", "/api/v1/namespaces", NamespaceObject, {})
+NAMESPACES = Resource("namespaces", "/api/v1/namespaces", NamespaceObject)
+QUOTAS = Resource("resourcequotas", "/api/v1/resourcequotas", ResourceQuotaObject)
+LIMITS = Resource("limitranges", "/api/v1/limitranges", LimitRangeObject)
 
 LOOPBACK = "127.0.0.1"
 """The extender speaks HTTP to the kube-scheduler beside it, and to nobody else."""
@@ -73,7 +81,10 @@ async def serve(settings: Settings) -> None:
         server.also(source.follow(current, server.apply))
         server.also(follow(client, NODES, server.state.nodes, meter=metrics))
         server.also(follow(client, PODS, server.state.pods, meter=metrics))
-        server.also(follow(client, NAMESPACES, server.state.namespaces, meter=metrics))
+        tenants = server.state.tenants
+        server.also(follow(client, NAMESPACES, tenants.namespaces, meter=metrics))
+        server.also(follow(client, QUOTAS, tenants.quotas, meter=metrics))
+        server.also(follow(client, LIMITS, tenants.limits, meter=metrics))
         await server.run(stop)
 
 

@@ -99,25 +99,30 @@ def test_asr_and_tts_land_on_slices_and_the_llm_keeps_a_whole_gpu(
 
 
 def fill_with_five(plane: ControlPlane, namespace: str, migfit: Migfit) -> list[str]:
-    """Five more pods for two nodes of which `gpu-b` has a slice in use; where they went."""
+    """Five more pods for two nodes of which `gpu-b` has a slice in use; where they went.
+
+    Each asks for enough cpu that the scheduler's own plugins have a clear opinion: to spread.
+    """
     for name in ("gpu-a", "gpu-b"):
         node(plane, name, mig_3g=6)
     known(migfit, plane, namespace, 12)
-    first = gpu_pod(
-        "first",
-        namespace,
-        annotations={"migfit.io/gpu-memory": "30G"},
-        spec={"nodeSelector": {"kubernetes.io/hostname": "gpu-b"}},
-    )
-    plane.client.create(first)
-    assert bound_node(plane.client, namespace, "first") == "gpu-b"
-    known(migfit, plane, namespace, 11)
+
+    def place(name: str, **spec: object) -> str:
+        pod = gpu_pod(
+            name,
+            namespace,
+            resources={GPU: 1, "cpu": 8},
+            annotations={"migfit.io/gpu-memory": "30G"},
+            spec=spec,
+        )
+        plane.client.create(pod)
+        return bound_node(plane.client, namespace, name)
+
+    assert place("first", nodeSelector={"kubernetes.io/hostname": "gpu-b"}) == "gpu-b"
     places = []
     for number in range(5):
-        name = f"more-{number}"
-        plane.client.create(gpu_pod(name, namespace, annotations={"migfit.io/gpu-memory": "30G"}))
-        places.append(bound_node(plane.client, namespace, name))
-        known(migfit, plane, namespace, 10 - number)
+        known(migfit, plane, namespace, 11 - number)
+        places.append(place(f"more-{number}"))
     return places
 
 
@@ -132,7 +137,7 @@ def test_without_the_extender_the_scheduler_spreads_the_same_pods(
     plane: ControlPlane, namespace: str, migfit: Migfit
 ) -> None:
     plane.start_scheduler()
-    assert set(fill_with_five(plane, namespace, migfit)) == {"gpu-a", "gpu-b"}
+    assert fill_with_five(plane, namespace, migfit).count("gpu-a") == 3
 
 
 def test_a_server_side_dry_run_mutates_alike_and_changes_nothing(

@@ -1,0 +1,86 @@
+"""What is promised to pods on their way: from our answer until the pod shows up in the watch."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+from cachetools import TLRUCache
+
+from extender.cluster.objects import PodObject
+from extender.core.decision import Decision
+from extender.core.rewrite import DECISION_ANNOTATION
+
+MOST = 10_000
+"""More in flight than this, and the oldest promises are given up: a pod may then wait for a moment,
+which is better than memory without bound."""
+
+
+class _Mark(msgspec.Struct):
+    """Of our annotation on a pod, what ends a promise."""
+
+    id: str = ""
+
+
+_marks = msgspec.json.Decoder(_Mark)
+
+
+class InFlight:
+    """Decisions by id, each for a limited time.
+
+    Args:
+        ttl_s: how long a promise lasts if the pod never shows up, as when somebody refused it.
+        clock: seconds, monotonic.
+        ended: called with every decision that is in flight no longer.
+    """
+
+    def __init__(
+        self,
+        ttl_s: Callable[[], float],
+        clock: Callable[[], float],
+        ended: Callable[[Decision], None],
+    ) -> None:
+        self._ttl_s, self._clock, self._ended = ttl_s, clock, ended
+        # The cache's time stands still but in `expire`, so that nothing ends in it unnoticed.
+        self._now_s = clock()
+        self._decisions: TLRUCache[str, Decision] = TLRUCache(
+            MOST, ttu=lambda _id, _decision, now_s: now_s + ttl_s(), timer=lambda: self._now_s
+        )
+
+    def __len__(self) -> int:
+        return len(self._decisions)
+
+    def __iter__(self) -> Iterator[Decision]:
+        return iter(list(self._decisions.values()))
+
+    @property
+    def by_id(self) -> Mapping[str, Decision]:
+        """The decisions in flight."""
+        return self._decisions
+
+    def add(self, decision: Decision) -> None:
+        """A decision was made that will be stored."""
+        self.expire()
+        self.end(decision.id)
+        if len(self._decisions) >= MOST:
+            self._ended(self._decisions.popitem()[1])
+        self._decisions[decision.id] = decision
+
+    def expire(self) -> None:
+        """End what has lasted long enough."""
+        self._now_s = self._clock()
+        for _, decision in self._decisions.expire():
+            self._ended(decision)
+
+    def end(self, request_id: str) -> None:
+        """The pod of that decision is there, or will never be."""
+        decision = self._decisions.pop(request_id, None)
+        if decision is not None:
+            self._ended(decision)
+
+    def arrived(self, item: PodObject) -> None:
+        """A pod shows up in the watch."""
+        mark = (item.metadata.annotations or {}).get(DECISION_ANNOTATION)
+        if mark is not None:
+            try:
+                self.end(_marks.decode(mark).id)
+            except (msgspec.MsgspecError, RecursionError):
+                return  # somebody else's text; the promise ends by time
