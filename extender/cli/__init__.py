@@ -7,6 +7,9 @@ import click
 
 COMMANDS = {
     "demo": "See it work in a terminal, without a cluster.",
+    "explain": "Say what would become of a pod, and why.",
+    "config": "Check a configuration file.",
+    "catalogue": "Print GPU products, their MIG profiles and layouts.",
     "serve": "Run the webhook, the extender and the operations port.",
 }
 """Command -> one line of help. The module `extender.cli.NAME` holds the command of the same name."""

@@ -31,6 +31,19 @@ def _env(name: str) -> str:
     return f"MIGFIT_{name}"
 
 
+class _Port(click.Option):
+    """A port, whose environment twin may not be ours.
+
+    For a Service named `migfit-webhook` the kubelet sets `MIGFIT_WEBHOOK_PORT=tcp://10.0.0.7:443` in
+    every pod of the namespace, unless told not to (`enableServiceLinks`).
+    """
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The variable's value, if it was meant for us."""
+        value = super().resolve_envvar_value(ctx)
+        return None if value is not None and "://" in value else value
+
+
 @click.command()
 @click.option(
     "--config", type=_FILE, envvar=_env("CONFIG"), show_envvar=True, help="Configuration file."
@@ -58,6 +71,7 @@ def _env(name: str) -> str:
 )
 @click.option(
     "--webhook-port",
+    cls=_Port,
     type=click.IntRange(-1, 65535),
     default=8443,
     show_default=True,
@@ -67,6 +81,7 @@ def _env(name: str) -> str:
 )
 @click.option(
     "--extender-port",
+    cls=_Port,
     type=click.IntRange(-1, 65535),
     default=8888,
     show_default=True,
@@ -76,6 +91,7 @@ def _env(name: str) -> str:
 )
 @click.option(
     "--ops-port",
+    cls=_Port,
     type=click.IntRange(-1, 65535),
     default=9090,
     show_default=True,
@@ -102,7 +118,13 @@ def _env(name: str) -> str:
     metavar="SECONDS",
     help="How long to go on answering after SIGTERM, unready.",
 )
-@click.option("--debug", is_flag=True, envvar=_env("DEBUG"), help="Log more, with tracebacks.")
+@click.option(
+    "--debug",
+    is_flag=True,
+    envvar=_env("DEBUG"),
+    show_envvar=True,
+    help="Log more, with tracebacks.",
+)
 def serve(  # noqa: PLR0917  click passes them by name
     config: Path | None,
     configmap: tuple[str, str] | None,

@@ -15,14 +15,15 @@ Refusal = tuple[Reason, str]
 """Why a pod is left, and one line with its own figures."""
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+KUEUE_PREFIX = "kueue.x-k8s.io/"
+"""Kueue marks pods, and the pods of jobs it manages, with several labels under this name."""
 QUEUE_LABELS = (
-    "kueue.x-k8s.io/queue-name",
     "scheduling.k8s.io/group-name",
     "scheduling.x-k8s.io/pod-group",
     "pod-group.scheduling.sigs.k8s.io",
     "scheduling.volcano.sh/group-name",
 )
-"""Labels or annotations by which a pod belongs to a queue or a pod group."""
+"""Labels or annotations by which a pod belongs to a pod group."""
 
 DISTRIBUTED_KINDS = frozenset(
     {"JobSet", "LeaderWorkerSet", "MPIJob", "PaddleJob", "PyTorchJob", "TFJob", "XGBoostJob"}
@@ -40,7 +41,7 @@ SMALL_SHARE = 0.8
 _SHARE_FLAG = re.compile(
     r"--(?:gpu[-_]memory[-_]utilization|mem[-_]fraction[-_]static|cuda[-_]memory[-_]fraction"
     r"|kv[-_]cache[-_]free[-_]gpu[-_]mem(?:ory)?[-_]fraction|gpu[-_]memory[-_]fraction)"
-    r"(?:[=\s]+(?P<value>[0-9.]+))?"
+    r"[=\s]+[\"']?(?P<value>[0-9.]+)"
 )
 _SHARE_VARIABLES = frozenset(
     {
@@ -52,6 +53,7 @@ _SHARE_VARIABLES = frozenset(
     }
 )
 _ENGINES = frozenset({"display", "graphics", "video"})
+_MORE_THAN_ONE = re.compile(r"0*(?:[2-9]|[1-9][0-9]+)")
 
 
 def not_ours(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | None:
@@ -87,8 +89,10 @@ def _unwanted(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal 
     if subject.ignored:
         return Reason.IGNORED, "pod or namespace is labelled migfit.io/mode=ignore"
     if subject.mode is Mode.DISABLED:
-        by = f"rule {subject.rule.name}" if subject.rule is not None else "the configuration"
-        return Reason.DISABLED, f"disabled by {by}"
+        rule = subject.rule
+        if rule is not None and rule.mode is not None:
+            return Reason.DISABLED, f"disabled by rule {rule.name}"
+        return Reason.DISABLED, "disabled by the configuration"
     return None
 
 
@@ -100,8 +104,8 @@ def _placed_by_others(subject: Subject, _snapshot: Snapshot, policy: Policy) -> 
     if policy.queues is Queues.LEAVE:
         if subject.spec.get("schedulingGates"):
             return Reason.QUEUED, "held by a scheduling gate"
-        for label in QUEUE_LABELS:
-            if label in subject.labels or label in subject.annotations:
+        for label in (*subject.labels, *subject.annotations):
+            if label.startswith(KUEUE_PREFIX) or label in QUEUE_LABELS:
                 return Reason.QUEUED, f"queued: carries {label}"
         if mapping(subject.spec.get("schedulingGroup")) or mapping(subject.spec.get("workloadRef")):
             return Reason.QUEUED, "queued: belongs to a PodGroup"
@@ -187,10 +191,10 @@ def _small_share(container: Container) -> float | None:
     shares += [value for name, value in environment(container) if name in _SHARE_VARIABLES]
     for share in shares:
         try:
-            taken = float(fraction(share)) if share else None
+            taken = float(fraction(share.strip()))
         except QuantityError:
             continue
-        if taken is not None and 0 < taken < SMALL_SHARE:
+        if 0 < taken < SMALL_SHARE:
             return taken
     return None
 
@@ -210,6 +214,6 @@ def _distributed(subject: Subject) -> str:
             return f"label {label}"
     for container in subject.gpu:
         for name, value in environment(container):
-            if name == "WORLD_SIZE" and value.isascii() and value.isdigit() and int(value) > 1:
+            if name == "WORLD_SIZE" and _MORE_THAN_ONE.fullmatch(value):
                 return f"WORLD_SIZE={value}"
     return ""

@@ -64,7 +64,11 @@ class Undeclared:
 
 
 class _AnnotationError(ValueError):
-    """An annotation of ours that does not parse; the message names the key and a good value."""
+    """An annotation of ours that cannot be used; the message names the key and a good value."""
+
+    def __init__(self, message: str, reason: Reason = Reason.BAD_ANNOTATION) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def footprints(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
@@ -72,7 +76,7 @@ def footprints(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Unde
     try:
         return _read(subject, policy)
     except _AnnotationError as bad:
-        return Undeclared(Reason.BAD_ANNOTATION, str(bad))
+        return Undeclared(bad.reason, str(bad))
 
 
 def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
@@ -80,11 +84,6 @@ def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclare
     for key in subject.annotations:
         if key.startswith(CONTAINER_PREFIX) and key.removeprefix(CONTAINER_PREFIX) not in names:
             raise _AnnotationError(f"{key}: the pod has no such container; write one of its names")
-    model: Model | None = None
-    if (named := subject.annotations.get(MODEL_ANNOTATION)) is not None:
-        model = next((m for m in policy.models if m.name == named), None)
-        if model is None:
-            return Undeclared(Reason.UNKNOWN_MODEL, f"{MODEL_ANNOTATION}: no model {named!r:.60}")
     rule = subject.rule
     profile = _annotated(subject, PROFILE_ANNOTATION, _profile)
     headroom = _annotated(subject, HEADROOM_ANNOTATION, fraction)
@@ -96,7 +95,7 @@ def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclare
     bandwidth = _annotated(subject, MIN_BANDWIDTH_ANNOTATION, bandwidth_bytes_s) or 0
     found: list[Footprint] = []
     for container in subject.gpu:
-        size, source, said_by = _size(subject, policy, container, model)
+        size, source, said_by = _size(subject, policy, container)
         if size is None and profile is None:
             return Undeclared(
                 Reason.NO_FOOTPRINT,
@@ -118,13 +117,17 @@ def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclare
 
 
 def _size(
-    subject: Subject, policy: Policy, container: Container, model: Model | None
+    subject: Subject, policy: Policy, container: Container
 ) -> tuple[int | None, str | None, Model | None]:
     """Footprint in bytes, its source, and the model that gave it; in the documented precedence."""
     for key in (container_annotation(container.name), FOOTPRINT_ANNOTATION):
         if (size := _annotated(subject, key, footprint_bytes)) is not None:
             return size, "annotation", None
-    if model is not None:
+    if (named := subject.annotations.get(MODEL_ANNOTATION)) is not None:
+        model = next((m for m in policy.models if m.name == named), None)
+        if model is None:
+            message = f"{MODEL_ANNOTATION}: no model {named!r:.60}"
+            raise _AnnotationError(message, Reason.UNKNOWN_MODEL)
         return model.footprint_bytes, f"model:{model.name}", model
     rule = subject.rule
     if rule is not None and rule.footprint_bytes is not None:

@@ -34,19 +34,24 @@ def text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def texts(value: object) -> Mapping[str, str]:
+    """The members of a JSON object that are strings."""
+    return {key: item for key, item in mapping(value).items() if isinstance(item, str)}
+
+
 def metadata(pod: Pod) -> Mapping[str, Any]:
     """The pod's metadata."""
     return mapping(pod.get("metadata"))
 
 
-def labels(pod: Pod) -> Mapping[str, Any]:
+def labels(pod: Pod) -> Mapping[str, str]:
     """The pod's labels."""
-    return mapping(metadata(pod).get("labels"))
+    return texts(metadata(pod).get("labels"))
 
 
-def annotations(pod: Pod) -> Mapping[str, Any]:
+def annotations(pod: Pod) -> Mapping[str, str]:
     """The pod's annotations."""
-    return mapping(metadata(pod).get("annotations"))
+    return texts(metadata(pod).get("annotations"))
 
 
 def spec(pod: Pod) -> Mapping[str, Any]:

@@ -191,7 +191,7 @@ class NodeIndex:
         match expression.get("operator"):
             case "In":
                 return self._in(key, values)
-            case "NotIn":
+            case "NotIn" if values:
                 return self.all & ~self._in(key, values)
             case "Exists":
                 return self.with_key(key)
@@ -269,7 +269,8 @@ def _int64(value: str) -> int | None:
     digits = value[1:] if value[:1] in ("+", "-") else value
     if not digits.isascii() or not digits.isdigit():
         return None
-    if len(digits) > _INT64_DIGITS:
+    significant = digits.lstrip("0")
+    if len(significant) > _INT64_DIGITS:
         return None
-    number = int(value)
+    number = int(significant or "0") * (-1 if value[0] == "-" else 1)
     return number if -(1 << 63) <= number < 1 << 63 else None

@@ -90,7 +90,7 @@ class Webhook:
             message = f'admission webhook "migfit.io" denied the request: {status.message}'
             raise Refused(max(status.code, 400), "Forbidden", message)
         try:
-            patched = apply(patch, pod)
+            patched = _patched(patch, pod)
         except PatchError as error:
             raise Refused(500, "InternalError", f"Internal error occurred: {error}") from error
         return Admitted(
@@ -133,6 +133,13 @@ def _patch(answer: _Response) -> Patch:
     if not isinstance(decoded, list):
         raise ValueError("the patch is not a list")  # noqa: TRY004  bad data, not a bad type of ours
     return decoded
+
+
+def _patched(patch: Patch, pod: Mapping[str, Any]) -> dict[str, Any]:
+    for step in patch:
+        if step.get("op") not in ("add", "remove"):
+            raise PatchError(f"{step.get('op')}: the demo's API server knows add and remove")
+    return apply(patch, pod)
 
 
 def review(pod: Mapping[str, Any], namespace: str, *, dry_run: bool) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def _mistakes(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield from _run_mistakes(f"layouts[{position}].nodes", layout.nodes, scenario.nodes)
     yield from _name_mistakes("nodes", [node.name for node in scenario.nodes])
     yield from _name_mistakes("pods", [pod.name for pod in scenario.pods])
+    yield from _number_mistakes(scenario.pods)
     if sum(len(node.gpus) for node in scenario.nodes) > MOST_GPUS:
         yield "nodes", f"more than {MOST_GPUS} GPUs: the picture would not be one"
     if sum(pod.count for pod in scenario.pods) > MOST_PODS:
@@ -179,3 +180,13 @@ def _name_mistakes(path: str, names: list[str]) -> Iterator[tuple[str, str]]:
             yield f"{path}[{position}].name", f'"{name}": use small letters, digits and -'
         elif name in names[:position]:
             yield f"{path}[{position}].name", f'"{name}" is taken: give each its own name'
+
+
+def _number_mistakes(pods: list[Pod]) -> Iterator[tuple[str, str]]:
+    """`asr` twice and a pod called `asr-1` would be two pods of one name."""
+    counts = {pod.name: pod.count for pod in pods}
+    for position, pod in enumerate(pods):
+        stem, _, number = pod.name.rpartition("-")
+        if number.isdigit() and counts.get(stem, 1) > 1 and int(number) <= counts[stem]:
+            message = f'"{pod.name}" is taken by one of the {counts[stem]} {stem}: use another name'
+            yield f"pods[{position}].name", message

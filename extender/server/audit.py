@@ -1,50 +1,63 @@
 """The audit: one JSON object a line on stdout, written by a thread so that no pod waits for it."""
 
+import json
+import os
 import queue
+import select
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
 QUEUE_LINES = 10_000
+LONGEST_LINE_BYTES = 16 * 1024
+"""Container runtimes tear longer lines (`MaxLogSize` of CRI); names come unchecked and may be longer."""
+_SHORT = 256
+_BATCH_LINES = 100
 
 
 class Audit:
     """Takes lines at once and writes them when it can; drops and counts when it cannot keep up.
 
     Args:
-        stream: where lines go.
+        fd: file descriptor that lines go to, past Python's own buffer: at exit that one would be
+            flushed again, and wait for a reader who may never come.
         dropped: called once for every line given up.
         lines: how many may wait.
     """
 
-    def __init__(
-        self, stream: BinaryIO, dropped: Callable[[], None], lines: int = QUEUE_LINES
-    ) -> None:
-        self._stream = stream
+    def __init__(self, fd: int, dropped: Callable[[], None], lines: int = QUEUE_LINES) -> None:
+        self._fd = fd
         self._dropped = dropped
         self._queue: queue.Queue[bytes | None] = queue.Queue(lines)
-        self._thread = threading.Thread(target=self._write, name="audit", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     def line(self, fields: Mapping[str, Any]) -> None:
-        """Write a line, soon. JSON escapes whatever a name may contain, so no line can be forged."""
+        """Write a line, soon. Whatever a name may contain, it is one line, and of plain ASCII."""
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
         try:
-            self._queue.put_nowait(orjson.dumps(stamped, option=orjson.OPT_APPEND_NEWLINE))
+            self._queue.put_nowait(_encoded(stamped))
         except queue.Full:
             self._dropped()
 
-    def _write(self) -> None:
-        while (line := self._queue.get()) is not None:
+    def _run(self) -> None:
+        going = True
+        while going:
+            taken = [self._queue.get()]
+            with suppress(queue.Empty):
+                while len(taken) < _BATCH_LINES:
+                    taken.append(self._queue.get_nowait())
+            lines = [line for line in taken if line is not None]
+            going = len(lines) == len(taken)
             try:
-                self._stream.write(line)
-                if self._queue.empty():
-                    self._stream.flush()
-            except (OSError, ValueError):
-                self._dropped()
+                _write(self._fd, b"".join(lines))
+            except OSError:
+                for _ in lines:
+                    self._dropped()
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what waits, but not for longer than the time-out: stdout may be blocked for good."""
@@ -53,3 +66,35 @@ class Audit:
         except queue.Full:
             return
         self._thread.join(timeout_s)
+
+
+def _encoded(fields: Mapping[str, Any]) -> bytes:
+    """JSON escapes newlines and C0 controls; ASCII leaves no other line break, and no C1 either."""
+    line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    if len(line) > LONGEST_LINE_BYTES:
+        fields = _shortened(fields)
+        line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    if not line.isascii():
+        line = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    return line
+
+
+def _shortened(value: Any) -> Any:
+    match value:
+        case str():
+            return value if len(value) <= _SHORT else value[:_SHORT] + "…"
+        case list():
+            return [_shortened(each) for each in value]
+        case dict():
+            return {key: _shortened(each) for key, each in value.items()}
+        case _:
+            return value
+
+
+def _write(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:  # somebody we share stdout with has made it so
+            select.select((), (fd,), ())

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import msgspec
 import structlog
 
 from extender.cluster.client import ApiClient
-from extender.cluster.errors import ApiError, ClusterError
+from extender.cluster.errors import ApiError, ClusterError, Unreadable
 from extender.cluster.objects import ConfigMapObject
 from extender.cluster.watch import Meter, Resource, follow
 from extender.config import ConfigError, Current
@@ -22,7 +23,10 @@ log = structlog.get_logger(__name__)
 KEY = "config.yaml"
 POLL_S = 2.0
 """How often a file is looked at; the kubelet takes a minute to update a mounted ConfigMap anyway."""
+RETRY_S = 1.0
 _START_ATTEMPTS = 10
+_FINAL = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Answers that do not get better by asking again."""
 
 Apply = Callable[[Policy], None]
 
@@ -56,9 +60,10 @@ def offer(current: Current, text: str | bytes, apply: Apply) -> ConfigError | No
 class FileSource:
     """`--config FILE`: a file, for instance of a mounted ConfigMap."""
 
-    def __init__(self, path: Path, own_namespace: str) -> None:
+    def __init__(self, path: Path, own_namespace: str, *, poll_s: float = POLL_S) -> None:
         self._path = path
         self._own_namespace = own_namespace
+        self._poll_s = poll_s
         self._seen = b""
 
     def _read(self) -> bytes | None:
@@ -81,13 +86,17 @@ class FileSource:
 
     async def follow(self, current: Current, apply: Apply) -> None:
         """See `Source`."""
+        lost = False
         while True:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._poll_s)
             try:
                 text = self._read()
             except OSError as error:
-                log.warning("configuration cannot be read", path=str(self._path), error=str(error))
+                if not lost:  # once, not every two seconds
+                    log.warning("configuration cannot be read", error=str(error))
+                lost = True
                 continue
+            lost = False
             if text is not None:
                 offer(current, text, apply)
 
@@ -96,7 +105,14 @@ class ConfigMapSource:
     """`--configmap NAMESPACE/NAME`: read and watched through the API."""
 
     def __init__(
-        self, client: ApiClient, namespace: str, name: str, own_namespace: str, meter: Meter
+        self,
+        client: ApiClient,
+        namespace: str,
+        name: str,
+        own_namespace: str,
+        meter: Meter,
+        *,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._client = client
         self._name = f"{namespace}/{name}"
@@ -104,25 +120,37 @@ class ConfigMapSource:
         self._object = name
         self._own_namespace = own_namespace
         self._meter = meter
+        self._retry_s = retry_s
 
     async def first(self) -> Current:
         """See `Source`. The API server may still be starting, so it is asked for a while."""
-        for attempt in range(_START_ATTEMPTS):
+        for _ in range(_START_ATTEMPTS - 1):
             try:
-                body = await self._client.get(f"{self._path}/{self._object}")
-                break
-            except ApiError as error:
-                message = f"--configmap {self._name}: {error}; create it, or grant us to read it"
-                raise StartError(message, BAD_INPUT) from None
+                return await self._ask()
             except ClusterError as error:
-                if attempt + 1 == _START_ATTEMPTS:
-                    message = f"--configmap {self._name}: {error}; is the API server up?"
-                    raise StartError(message, UNREACHABLE) from None
-                await asyncio.sleep(1.0)
-        else:
-            raise AssertionError
-        text = _text(msgspec.json.decode(body, type=ConfigMapObject))
-        return _start(text, self._own_namespace, f"--configmap {self._name}")
+                log.info("configuration cannot be read yet", error=str(error))
+                await asyncio.sleep(self._retry_s)
+        try:
+            return await self._ask()
+        except ClusterError as error:
+            message = f"--configmap {self._name}: {error}; is the API server up?"
+            raise StartError(message, UNREACHABLE) from None
+
+    async def _ask(self) -> Current:
+        path = f"{self._path}/{self._object}"
+        try:
+            item = msgspec.json.decode(await self._client.get(path), type=ConfigMapObject)
+        except ApiError as error:
+            if error.status not in _FINAL:
+                raise
+            message = f"--configmap {self._name}: {error}; create it, or grant us to read it"
+            raise StartError(message, BAD_INPUT) from None
+        except (msgspec.MsgspecError, RecursionError):
+            raise Unreadable(f"GET {path}: the answer is no ConfigMap") from None
+        if KEY not in (item.data or {}):
+            message = f"--configmap {self._name}: it has no key {KEY}; put the configuration there"
+            raise StartError(message, BAD_INPUT)
+        return _start(_text(item), self._own_namespace, f"--configmap {self._name}")
 
     async def follow(self, current: Current, apply: Apply) -> None:
         """See `Source`."""

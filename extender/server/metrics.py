@@ -26,13 +26,13 @@ class Metrics:
         )
         self.requests = Counter(
             "migfit_requests",
-            "Requests answered, by what was asked and HTTP status.",
+            "Requests answered, by what was asked and HTTP status, dry runs not counted.",
             ["verb", "code"],
             registry=self.registry,
         )
         self.latency = Histogram(
             "migfit_request_duration_seconds",
-            "From the whole request read to the answer ready.",
+            "From the whole request read to the answer ready, dry runs not counted.",
             ["verb"],
             buckets=_LATENCY_S,
             registry=self.registry,

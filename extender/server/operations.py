@@ -12,8 +12,9 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from extender.server.listen import listening, refusal
 from extender.server.metrics import Metrics
-from extender.server.routes import counted, refusal
+from extender.server.routes import counted
 
 Unready = Callable[[], str | None]
 """Why the process should get no requests now, in one line; None if it may."""
@@ -84,16 +85,11 @@ class OperationsThread:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        runner = web.AppRunner(self._app, access_log=None, handle_signals=False)
-        await runner.setup()
         try:
-            site = web.TCPSite(runner, self._bind, self._port, shutdown_timeout=1.0)
-            await site.start()
-            self._port = runner.addresses[0][1]
+            async with listening(self._app, self._bind, self._port, drain_s=1.0) as self._port:
+                self._started.set()
+                await self._stop.wait()
         except OSError as error:
             self._error = error
-            return
         finally:
             self._started.set()
-        await self._stop.wait()
-        await runner.cleanup()

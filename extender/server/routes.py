@@ -11,6 +11,7 @@ from extender.admission.review import BadReview, Reviewer
 from extender.core.render import metric_labels
 from extender.scheduling.verbs import BadArgs, Scheduling
 from extender.server.audit import Audit
+from extender.server.listen import refusal
 from extender.server.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -19,53 +20,84 @@ LARGEST_REVIEW_BYTES = 8 * 1024 * 1024
 """The API server takes objects up to 3 MiB; a review holds two at the most."""
 LARGEST_ARGS_BYTES = 64 * 1024 * 1024
 """With `nodeCacheCapable: false` the scheduler sends whole nodes: 500 of them are 10 MB."""
-KEEP_ALIVE_S = 120.0
-"""Longer than the 90 s after which Go gives up an idle connection: the client must be the one to
-close it, or a request is now and then sent into a connection that is just being closed."""
+MOST_AT_ONCE_BYTES = 256 * 1024 * 1024
+"""Of bodies that one port takes in at the same time: tens of thousands of pods, 32 of the largest."""
+
+DRY_RUN = web.RequestKey("dry-run", bool)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def refusal(status: HTTPStatus, why: str) -> web.Response:
-    """A plain-text answer of one line."""
-    return web.Response(status=status, text=f"{why}\n")
-
-
 def counted(
-    metrics: Metrics, draining: Callable[[], bool]
+    metrics: Metrics, draining: Callable[[], bool], *, most_bytes: int = MOST_AT_ONCE_BYTES
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Middleware: refusals in one line, every request counted, connections let go while draining."""
+    """Middleware: refusals in one line, every request counted, connections let go while draining.
+
+    Args:
+        metrics: what counts; dry runs have a counter of their own and no other.
+        draining: whether clients should go elsewhere.
+        most_bytes: of bodies that may be on their way at the same time.
+    """
+    coming_bytes = 0
+
+    async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal coming_bytes
+        size = request.content_length
+        if size is None:
+            size = request.client_max_size if request.body_exists else 0
+        if size > request.client_max_size:
+            return _too_large(request)
+        if coming_bytes + size > most_bytes:
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once; try again")
+        coming_bytes += size
+        try:
+            return await _answered(request, handler)
+        finally:
+            coming_bytes -= size
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        verb = (
-            request.match_info.route.resource.canonical if request.match_info.route.resource else ""
-        )
-        response: web.StreamResponse
-        try:
-            response = await handler(request)
-        except web.HTTPRequestEntityTooLarge:
-            response = refusal(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"body is larger than {request.client_max_size} bytes",
-            )
-        except web.HTTPMethodNotAllowed as error:
-            response = refusal(
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                f"{request.method} is not served here; use {', '.join(sorted(error.allowed_methods))}",
-            )
-        except web.HTTPNotFound:
-            response = refusal(HTTPStatus.NOT_FOUND, "nothing is served at this path")
-        except (BadReview, BadArgs) as error:
-            response = refusal(HTTPStatus.BAD_REQUEST, str(error))
-        except web.HTTPException as error:
-            response = refusal(HTTPStatus(error.status), error.reason)
+        resource = request.match_info.route.resource
+        response = await answered(request, handler)
         if draining():
             response.force_close()
-        metrics.requests.labels(verb, str(response.status)).inc()
+        if DRY_RUN not in request:
+            verb = resource.canonical if resource is not None else ""
+            metrics.requests.labels(verb, str(response.status)).inc()
         return response
 
     return middleware
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPRequestEntityTooLarge:
+        return _too_large(request)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = refusal(
+            HTTPStatus.METHOD_NOT_ALLOWED, f"{request.method} is not served here; use {allowed}"
+        )
+        response.headers["Allow"] = allowed
+        return response
+    except web.HTTPNotFound:
+        return refusal(HTTPStatus.NOT_FOUND, "nothing is served at this path")
+    except (BadReview, BadArgs) as error:
+        return refusal(HTTPStatus.BAD_REQUEST, str(error))
+    except web.HTTPException as error:
+        return refusal(HTTPStatus(error.status), error.reason)
+    except (web.RequestPayloadError, ConnectionError):
+        return refusal(HTTPStatus.BAD_REQUEST, "the body broke off")
+    except Exception:
+        log.exception("request failed", path=request.path)
+        return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of migfit")
+
+
+def _too_large(request: web.Request) -> web.Response:
+    return refusal(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body is larger than {request.client_max_size} bytes"
+    )
 
 
 def webhook_app(
@@ -78,13 +110,13 @@ def webhook_app(
         body = await request.read()
         begun_s = time.perf_counter()
         reviewed = reviewer.review(body)
+        audit.line(reviewed.audit)
         if reviewed.dry_run:
+            request[DRY_RUN] = True
             metrics.dry_runs.inc()
         else:
-            labels = metric_labels(reviewed.decision)
-            metrics.decisions.labels(**labels).inc()
-        audit.line(reviewed.audit)
-        latency.observe(time.perf_counter() - begun_s)
+            metrics.decisions.labels(**metric_labels(reviewed.decision)).inc()
+            latency.observe(time.perf_counter() - begun_s)
         return web.Response(body=reviewed.answer, content_type="application/json")
 
     app = web.Application(

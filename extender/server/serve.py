@@ -2,9 +2,9 @@
 
 import asyncio
 import gc
+import os
 import signal
 import ssl
-import sys
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -30,9 +30,10 @@ from extender.core.policy import Policy
 from extender.scheduling.verbs import Scheduling
 from extender.server.audit import Audit
 from extender.server.configuration import ConfigMapSource, FileSource, Source
+from extender.server.listen import listening
 from extender.server.metrics import Metrics
 from extender.server.operations import OperationsThread, operations_app
-from extender.server.routes import KEEP_ALIVE_S, extender_app, webhook_app
+from extender.server.routes import extender_app, webhook_app
 from extender.server.settings import BAD_INPUT, UNREACHABLE, Settings, StartError
 from extender.server.tls import certificate
 
@@ -51,7 +52,8 @@ LIMITS = Resource("limitranges", "/api/v1/limitranges", LimitRangeObject)
 
 LOOPBACK = "127.0.0.1"
 """The extender speaks HTTP to the kube-scheduler beside it, and to nobody else."""
-DRAIN_S = 5.0
+STDOUT = 1
+"""File descriptor of the audit."""
 SYNC_POLL_S = 0.05
 
 
@@ -90,6 +92,9 @@ async def serve(settings: Settings) -> None:
 
 def _source(settings: Settings, client: ApiClient, metrics: Metrics) -> Source:
     own = client.namespace or ""
+    if settings.config is not None and settings.configmap is not None:
+        message = "--config and --configmap are both given; give the one that holds"
+        raise StartError(message, BAD_INPUT)
     if settings.configmap is not None:
         namespace, name = settings.configmap
         return ConfigMapSource(client, namespace, name, own or namespace, metrics)
@@ -134,7 +139,7 @@ class Server:
             StartError: a port or the certificate cannot be had.
         """
         async with AsyncExitStack() as stack:
-            audit = Audit(sys.stdout.buffer, self._metrics.audit_dropped.inc)
+            audit = Audit(STDOUT, self._metrics.audit_dropped.inc)
             stack.callback(audit.close)
             stack.push_async_callback(self._cancel)
             ports = await self._open(stack, audit)
@@ -159,7 +164,9 @@ class Server:
             try:
                 ports["ops_port"] = operations.start()
             except OSError as error:
-                raise _port_taken("--ops-port", settings.ops_port, error) from None
+                raise _cannot_listen(
+                    "--ops-port", settings.bind, settings.ops_port, error
+                ) from None
             stack.callback(operations.stop)
         if settings.webhook_port:
             pair = certificate(settings)
@@ -218,21 +225,14 @@ async def _listen(
     flag: str,
     tls: ssl.SSLContext | None = None,
 ) -> int:
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        handle_signals=False,
-        keepalive_timeout=KEEP_ALIVE_S,
-        shutdown_timeout=DRAIN_S,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
     try:
-        await web.TCPSite(runner, bind, max(0, port), ssl_context=tls).start()
+        return await stack.enter_async_context(listening(app, bind, max(0, port), tls=tls))
     except OSError as error:
-        raise _port_taken(flag, port, error) from None
-    return int(runner.addresses[0][1])
+        raise _cannot_listen(flag, bind, port, error) from None
 
 
-def _port_taken(flag: str, port: int, error: OSError) -> StartError:
-    return StartError(f"{flag} {port}: {error.strerror or error}; choose another port", BAD_INPUT)
+def _cannot_listen(flag: str, bind: str, port: int, error: OSError) -> StartError:
+    known = error.errno is not None and error.errno > 0  # asyncio wraps the system's own words
+    why = os.strerror(error.errno) if known else error.strerror or error
+    message = f"{flag} {port}: cannot listen on {bind}: {why}; choose another port or address"
+    return StartError(message, BAD_INPUT)

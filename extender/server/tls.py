@@ -21,7 +21,8 @@ class Certificate:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._seen = self._contents()
-        self.context.load_cert_chain(cert, key)
+        self._refused = ""
+        _load(self.context, cert, key)
 
     def _contents(self) -> tuple[bytes, bytes]:
         return self._cert.read_bytes(), self._key.read_bytes()
@@ -33,20 +34,27 @@ class Certificate:
             if contents == self._seen:
                 return False
             # A throw-away context first: a key that does not match must not spoil the live one.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._cert, self._key)
-            self.context.load_cert_chain(self._cert, self._key)
-        except (OSError, ssl.SSLError) as error:
-            log.warning("certificate not reloaded", cert=str(self._cert), error=str(error))
+            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._cert, self._key)
+            _load(self.context, self._cert, self._key)
+        except OSError as error:
+            if str(error) != self._refused:  # once, not every two seconds
+                self._refused = str(error)
+                log.warning("certificate not reloaded", cert=str(self._cert), error=str(error))
             return False
-        self._seen = contents
+        self._seen, self._refused = contents, ""
         log.info("certificate reloaded", cert=str(self._cert))
         return True
 
-    async def follow(self) -> None:
+    async def follow(self, poll_s: float = POLL_S) -> None:
         """Reload whenever the files change. Runs until cancelled."""
         while True:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(poll_s)
             self.reload()
+
+
+def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+    """Load a pair; a key that is encrypted is refused, where OpenSSL would ask the terminal."""
+    context.load_cert_chain(cert, key, password="")
 
 
 def certificate(settings: Settings) -> Certificate:
@@ -63,8 +71,9 @@ def certificate(settings: Settings) -> Certificate:
         )
     try:
         return Certificate(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise StartError(
-            f"certificate {settings.tls_cert} with key {settings.tls_key} cannot be used: {error}",
+            f"--tls-cert {settings.tls_cert} with --tls-key {settings.tls_key}: {error}; "
+            "give a certificate and the key that belongs to it, both PEM, unencrypted",
             BAD_INPUT,
         ) from None

@@ -16,7 +16,7 @@ from tests.cluster.apiserver import kubeconfig, serving
 from tests.cluster.watching import THINGS, Mirror, bookmark, error, event, page, thing
 
 # Every watch counts as healthy, so that what is tested is not the waiting.
-CALM = Pace(watch_s=(1, 1), grace_s=0.0, healthy_s=0.0, backoff_s=0.02, backoff_cap_s=0.05)
+CALM = Pace(watch_s=(60, 60), healthy_s=0.0, backoff_s=0.02, backoff_cap_s=0.05)
 
 Step = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -154,7 +154,7 @@ async def test_it_lists_in_pages_then_watches_with_the_same_selector(tmp_path: P
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": "5",
-            "timeoutSeconds": "1",
+            "timeoutSeconds": "60",
         },
     ]
     assert play.told.lists == [2]
@@ -234,10 +234,11 @@ async def test_noise_instead_of_a_list_is_tried_again(tmp_path: Path) -> None:
 
 
 async def test_a_watch_that_hangs_is_left(tmp_path: Path) -> None:
-    play = await Play(listing(5, A), watching(then="hang")).run(tmp_path)
+    pace = Pace(watch_s=(0, 0), grace_s=0.1, healthy_s=0.0, backoff_s=0.02)
+    play = await Play(listing(5, A), watching(then="hang")).run(tmp_path, pace)
 
     assert play.kinds() == ["list", "watch@5", "watch@5"]
-    assert "silent for 1 s" in play.logs[-1]["error"]
+    assert "silent for 0.1 s" in play.logs[-1]["error"]
 
 
 async def test_a_watch_that_hangs_after_a_bookmark_is_left_sooner(tmp_path: Path) -> None:

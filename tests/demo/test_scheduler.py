@@ -66,12 +66,17 @@ async def test_a_pending_pod_is_tried_again_when_another_goes(
     assert cluster.store.get(PODS, ("default", "p2"))["spec"]["nodeName"] == "a"
 
 
+def using_cpu(pod: dict[str, Any]) -> dict[str, Any]:
+    """LeastAllocated sees cpu and memory only."""
+    pod["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "2", SLICE: 1}
+    return pod
+
+
 async def test_without_an_extender_pods_spread(cluster: Cluster, gpu_pod: GpuPod) -> None:
     for name in "ab":
         await add_node(cluster, name)
-    assert [(await placed(cluster, gpu_pod(f"p{n}", SLICE)))[0] for n in range(4)] == [
-        "a", "b", "a", "b",
-    ]  # fmt: skip
+    pods = [using_cpu(gpu_pod(f"p{n}", SLICE)) for n in range(4)]
+    assert [(await placed(cluster, pod))[0] for pod in pods] == ["a", "b", "a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +142,8 @@ async def test_the_extenders_score_beats_the_default_one(
     for name in "abc":
         await add_node(cluster, name)
     await with_extender(cluster, listen, all_pass, noted)
-    assert [(await placed(cluster, gpu_pod(f"p{n}", SLICE)))[0] for n in range(2)] == ["b", "b"]
+    pods = [using_cpu(gpu_pod(f"p{n}", SLICE)) for n in range(2)]
+    assert [(await placed(cluster, pod))[0] for pod in pods] == ["b", "b"]
     first = seen[0]
     assert set(first) == {"Pod", "Nodes", "NodeNames"}
     assert (first["Nodes"], first["NodeNames"]) == (None, ["a", "b", "c"])

@@ -1,0 +1,241 @@
+"""The servers under measurement, each a process of its own on loopback.
+
+Ours is the production `Server` with everything it runs, on a state that was filled instead of watched.
+The bare ones are what any aiohttp handler costs: read the body, parse it, answer.
+"""
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import random
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import trustme
+from aiohttp import web
+
+from bench._cluster import CONFIG, fill
+from extender.cli.serve import _event_loop as event_loop
+from extender.cluster.objects import (
+    ContainerObject,
+    PodMetadata,
+    PodObject,
+    PodSpec,
+    Resources,
+)
+from extender.cluster.state import State
+from extender.config.load import load
+from extender.core.decision import Decision
+from extender.core.reach import slots
+from extender.core.rewrite import DECISION_ANNOTATION
+from extender.server.metrics import Metrics
+from extender.server.routes import KEEP_ALIVE_S, LARGEST_ARGS_BYTES
+from extender.server.serve import Server
+from extender.server.settings import Settings
+from extender.server.tls import Certificate
+
+LOOPBACK = "127.0.0.1"
+START_S = 60.0
+ARRIVAL_S = 0.01
+"""How often the pods whose reviews were answered since turn up: a watch is about as quick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate for loopback: files for the servers, trust for the client."""
+
+    cert: Path
+    key: Path
+    trust: ssl.SSLContext
+
+
+@contextmanager
+def certificate() -> Iterator[Pair]:
+    """A certificate, for as long as the `with`."""
+    authority = trustme.CA()
+    issued = authority.issue_cert(LOOPBACK)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    with tempfile.TemporaryDirectory() as folder:
+        pair = Pair(Path(folder, "tls.crt"), Path(folder, "tls.key"), trust)
+        for blob in issued.cert_chain_pems:
+            pair.cert.write_bytes(blob.bytes())
+        issued.private_key_pem.write_to_path(str(pair.key))
+        yield pair
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A running server."""
+
+    port: int
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Processor time it has used, where the system tells; else 0."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text("ascii")
+        except OSError:
+            return 0.0
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def serving(serve: Callable[..., None], *args: Any) -> Iterator[Serving]:
+    """Run `serve(port, *args)` in a process, for as long as the `with`.
+
+    Raises:
+        RuntimeError: it ended, or did not listen in time.
+    """
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(port, *args), daemon=True
+    )
+    process.start()
+    try:
+        _await_listening(process, port)
+        yield Serving(port, process.pid or 0)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _await_listening(process: Any, port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while process.is_alive() and time.monotonic() < deadline:
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=1.0).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise RuntimeError(f"the server under measurement did not listen on port {port}")
+
+
+# --- ours ----------------------------------------------------------------------------------------
+
+
+def production_extender(port: int, nodes: int) -> None:
+    """`migfit serve` with the extender alone, knowing that many nodes."""
+    _production(Settings(webhook_port=0, extender_port=port, ops_port=0), nodes)
+
+
+def production_webhook(port: int, nodes: int, cert: Path, key: Path) -> None:
+    """`migfit serve` with the webhook alone, knowing that many nodes."""
+    settings = Settings(
+        webhook_port=port,
+        extender_port=0,
+        ops_port=0,
+        bind=LOOPBACK,
+        tls_cert=cert,
+        tls_key=key,
+    )
+    _production(settings, nodes)
+
+
+def _production(settings: Settings, nodes: int) -> None:
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # audit lines, written and not read
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        runner.run(_serve_production(settings, nodes))
+
+
+async def _serve_production(settings: Settings, nodes: int) -> None:
+    server = Server(settings, Metrics(), load(CONFIG))
+    fill(server.state, nodes)
+    server.also(_arrivals(server.state))
+    await server.run(asyncio.Event())
+
+
+async def _arrivals(state: State) -> None:
+    """What the watch would tell: a pod turns up soon after its review, bound; then it goes away.
+
+    Without it every review would leave a reservation behind for its whole time to live, as if each
+    pod were refused by someone after us.
+    """
+    there: list[PodObject] = []
+    while True:
+        await asyncio.sleep(ARRIVAL_S)
+        for pod in there:
+            state.pods.remove(pod)
+        there = [_arrived(decision, state) for decision in state.in_flight]
+        for pod in there:
+            state.pods.upsert(pod)
+
+
+def _arrived(decision: Decision, state: State) -> PodObject:
+    places = decision.nodes or state.capacity.index.all
+    slot = next(slots(places >> random.randrange(places.bit_length())), 0)
+    node = state.capacity.index.nodes[slot]
+    return PodObject(
+        metadata=PodMetadata(
+            name=decision.pod,
+            namespace=decision.namespace,
+            uid=decision.id,
+            annotations={DECISION_ANNOTATION: f'{{"id":"{decision.id}"}}'},
+        ),
+        spec=PodSpec(
+            containers=[ContainerObject(resources=Resources(limits=dict(decision.claims)))],
+            node_name="" if node is None else node.name,
+        ),
+    )
+
+
+# --- the baselines -------------------------------------------------------------------------------
+
+
+def bare_extender(port: int, answer: bytes) -> None:
+    """Parses the body and answers the same bytes every time."""
+
+    async def handle(request: web.Request) -> web.Response:
+        orjson.loads(await request.read())
+        return web.Response(body=answer, content_type="application/json")
+
+    _bare(port, "/scheduler/prioritize", handle)
+
+
+def bare_webhook(port: int, cert: Path, key: Path) -> None:
+    """Parses the review and allows the pod."""
+
+    async def handle(request: web.Request) -> web.Response:
+        review = orjson.loads(await request.read())
+        answer = {
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "response": {"uid": review["request"]["uid"], "allowed": True},
+        }
+        return web.Response(body=orjson.dumps(answer), content_type="application/json")
+
+    _bare(port, "/mutate", handle, Certificate(cert, key).context)
+
+
+def _bare(
+    port: int,
+    path: str,
+    handle: Callable[[web.Request], Any],
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    async def serve() -> None:
+        app = web.Application(client_max_size=LARGEST_ARGS_BYTES)
+        app.router.add_post(path, handle)
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEP_ALIVE_S)
+        await runner.setup()
+        await web.TCPSite(runner, LOOPBACK, port, ssl_context=tls).start()
+        gc.collect()
+        gc.freeze()
+        await asyncio.Event().wait()
+
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        runner.run(serve())

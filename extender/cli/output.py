@@ -1,0 +1,88 @@
+"""What commands print and how they fail: one line what and why, exit codes, three formats."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import yaml
+
+FINDING = 1
+BAD_INPUT = 2
+UNREACHABLE = 3
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
+debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+
+
+def fail(message: str, code: int = BAD_INPUT) -> NoReturn:
+    """End the command with a message on stderr, under the command's name."""
+    path = click.get_current_context().command_path
+    click.echo(f"{path}: {message}", err=True)
+    sys.exit(code)
+
+
+def read(path: Path | str) -> str:
+    """The text of a file, or of stdin for `-`; ends the command if it cannot be read."""
+    try:
+        if str(path) == "-":
+            return sys.stdin.read()
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        fail(f"{path} cannot be read: {why}; give a readable file, or - for stdin")
+
+
+def documents(path: Path | str) -> list[dict[str, Any]]:
+    """The Kubernetes objects of a YAML or JSON file; ends the command if it holds none."""
+    text = read(path)
+    try:
+        found = json.loads(text) if text.lstrip().startswith("{") else None
+    except (ValueError, RecursionError) as error:
+        fail(f"{path} is not JSON: {error}")
+    try:
+        every = [found] if found is not None else list(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    except (yaml.YAMLError, RecursionError) as error:
+        fail(f"{path} is not YAML: {' '.join(str(error).split())}")
+    objects = [each for each in every if each is not None]
+    if not objects or not all(isinstance(each, dict) and each.get("kind") for each in objects):
+        fail(f"{path} holds no Kubernetes objects: give a file that `kubectl apply -f` would take")
+    return objects
+
+
+def emit(data: object, output: str, table: Callable[[], str]) -> None:
+    """Print in the format asked for."""
+    if output == "json":
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+    else:
+        click.echo(table())
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:
+    """Left-aligned columns as kubectl prints them; numbers are right-aligned."""
+    cells = [list(head), *(["-" if c is None else str(c) for c in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    numeric = [
+        bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows)
+        for i in range(len(head))
+    ]
+    lines = [
+        indent
+        + "   ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)

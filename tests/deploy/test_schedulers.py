@@ -1,0 +1,114 @@
+"""The samples of KubeSchedulerConfiguration; a real kube-scheduler reads them in tests/controlplane."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from urllib.parse import urlsplit
+
+import pytest
+
+from extender.core.catalogue import ALL_RESOURCES
+from extender.core.policy import Policy
+from extender.server.serve import LOOPBACK
+from extender.server.settings import Settings
+from tests.deploy.manifests import JSON, SCHEDULERS, documents, one, served_by
+from tests.deploy.routes import extender_paths
+
+SAMPLES = ("default-scheduler.yaml", "second-scheduler.yaml")
+samples = pytest.mark.parametrize("name", SAMPLES)
+
+
+def sample(name: str) -> JSON:
+    (only,) = documents(SCHEDULERS / name)
+    return only
+
+
+def extender(name: str) -> JSON:
+    (only,) = sample(name)["extenders"]
+    return dict(only)
+
+
+def test_there_is_a_sample_for_the_default_scheduler_and_one_for_a_second() -> None:
+    assert {file.name for file in SCHEDULERS.iterdir()} == set(SAMPLES)
+
+
+@samples
+def test_the_scheduler_calls_what_the_extender_serves(name: str) -> None:
+    told = extender(name)
+    url = urlsplit(told["urlPrefix"])
+
+    assert (url.scheme, url.hostname, url.port) == ("http", LOOPBACK, Settings().extender_port)
+    assert {f"{url.path}/{told[verb]}" for verb in ("filterVerb", "prioritizeVerb")} == (
+        extender_paths()
+    )
+    assert told.keys().isdisjoint({"bindVerb", "preemptVerb"})
+
+
+@samples
+def test_the_scheduler_asks_about_every_mig_resource_there_is_and_goes_on_counting(
+    name: str,
+) -> None:
+    managed = extender(name)["managedResources"]
+
+    wanted = [*ALL_RESOURCES, Policy().gpu_resource]
+    # To mend this: one `- {name: …, ignoredByScheduler: false}` for each name, in this order.
+    assert [resource["name"] for resource in managed] == wanted
+    assert {resource["ignoredByScheduler"] for resource in managed} == {False}
+
+
+@samples
+def test_a_scheduler_does_not_depend_on_the_extender(name: str) -> None:
+    assert extender(name)["ignorable"] is True
+    assert extender(name)["httpTimeout"] == "1s"
+
+
+@samples
+def test_the_extender_sees_the_name_of_every_node_that_fits_and_is_heard(name: str) -> None:
+    assert sample(name)["percentageOfNodesToScore"] == 100
+    assert extender(name)["nodeCacheCapable"] is True
+    assert extender(name)["weight"] == 30
+
+
+def test_both_samples_know_the_same_extender() -> None:
+    assert extender(SAMPLES[0]) == extender(SAMPLES[1])
+
+
+def test_the_second_scheduler_has_a_name_and_a_lease_of_its_own() -> None:
+    second = sample("second-scheduler.yaml")
+
+    assert second["profiles"] == [{"schedulerName": "migfit-scheduler"}]
+    assert second["leaderElection"] == {
+        "leaderElect": True,
+        "resourceLock": "leases",
+        "resourceNamespace": one("Namespace")["metadata"]["name"],
+        "resourceName": "migfit-scheduler",
+    }
+    assert "profiles" not in sample("default-scheduler.yaml")
+
+
+@samples
+def test_every_value_is_explained(name: str) -> None:
+    lines = (SCHEDULERS / name).read_text().splitlines()
+    (first,) = [number for number, line in enumerate(lines) if line == "extenders:"]
+
+    unexplained = [
+        line.strip()
+        for before, line in zip(lines[first:], lines[first + 1 :], strict=False)
+        if re.match(r" {4}\w", line) and "#" not in before
+    ]
+
+    assert unexplained == []
+
+
+@samples
+def test_the_command_line_for_the_extender_is_one(name: str) -> None:
+    (line,) = re.findall(r"^#   (migfit .*)$", (SCHEDULERS / name).read_text(), re.MULTILINE)
+    command, *args = shlex.split(line)
+
+    assert command == "migfit"
+    assert served_by(args) == Settings(
+        webhook_port=0,
+        extender_port=urlsplit(extender(name)["urlPrefix"]).port or 0,
+        configmap=("migfit-system", "migfit-config"),
+    )
