@@ -109,7 +109,7 @@ def _bound(number: int, node: int, resource: str, owner: str) -> JSON:
 
 def fill(state: State, nodes: int) -> None:
     """Put that many nodes into a state, every other one in use, three by replicas of our pod."""
-    chance = random.Random(20)  # noqa: S311  no secret
+    chance = random.Random(20)
     pods: list[JSON] = []
     for node in range(0, nodes, 2):
         for resource, count in LAYOUTS[node % len(LAYOUTS)].items():

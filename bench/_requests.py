@@ -225,9 +225,7 @@ def _expression(key: str, operator: str, *values: str) -> JSON:
 def _required(*terms: list[JSON]) -> JSON:
     needed = {"nodeSelectorTerms": [{"matchExpressions": term} for term in terms]}
     return {
-        "affinity": {
-            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": needed}
-        }
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": needed}}
     }
 
 
@@ -239,5 +237,5 @@ def extender_args(nodes: int) -> bytes:
     meta["labels"]["migfit.io/rewritten"] = "true"
     meta["annotations"]["migfit.io/need"] = "10987Mi"
     names = [node_name(number) for number in range(nodes)]
-    random.Random(21).shuffle(names)  # noqa: S311  no secret
+    random.Random(21).shuffle(names)
     return orjson.dumps({"Pod": pod, "Nodes": None, "NodeNames": names})

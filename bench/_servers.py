@@ -11,7 +11,6 @@ import os
 import random
 import socket
 import ssl
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ import trustme
 from aiohttp import web
 
 from bench._cluster import CONFIG, fill
-from extender.cli.serve import _event_loop as event_loop
+from extender.cli.serve import _event_loop
 from extender.cluster.objects import (
     ContainerObject,
     PodMetadata,
@@ -39,7 +38,8 @@ from extender.core.decision import Decision
 from extender.core.reach import slots
 from extender.core.rewrite import DECISION_ANNOTATION
 from extender.server.metrics import Metrics
-from extender.server.routes import KEEP_ALIVE_S, LARGEST_ARGS_BYTES
+from extender.server.listen import listening
+from extender.server.routes import LARGEST_ARGS_BYTES
 from extender.server.serve import Server
 from extender.server.settings import Settings
 from extender.server.tls import Certificate
@@ -147,8 +147,8 @@ def production_webhook(port: int, nodes: int, cert: Path, key: Path) -> None:
 
 
 def _production(settings: Settings, nodes: int) -> None:
-    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # audit lines, written and not read
-    with asyncio.Runner(loop_factory=event_loop) as runner:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # audit lines are written, and read by nobody
+    with asyncio.Runner(loop_factory=_event_loop) as runner:
         runner.run(_serve_production(settings, nodes))
 
 
@@ -230,12 +230,17 @@ def _bare(
     async def serve() -> None:
         app = web.Application(client_max_size=LARGEST_ARGS_BYTES)
         app.router.add_post(path, handle)
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEP_ALIVE_S)
-        await runner.setup()
-        await web.TCPSite(runner, LOOPBACK, port, ssl_context=tls).start()
         gc.collect()
         gc.freeze()
-        await asyncio.Event().wait()
+        async with listening(app, LOOPBACK, port, tls=tls):
+            await asyncio.Event().wait()
 
-    with asyncio.Runner(loop_factory=event_loop) as runner:
+    with asyncio.Runner(loop_factory=_event_loop) as runner:
         runner.run(serve())
+
+
+def loop_name() -> str:
+    """Which event loop all of them run on: `uvloop` where it is installed."""
+    loop = _event_loop()
+    loop.close()
+    return type(loop).__module__.partition(".")[0]

@@ -14,18 +14,17 @@ import structlog
 
 from extender.core.decide import decide
 from extender.core.decision import Decision
-from extender.core.pod import display_name, mapping, metadata, text
-from extender.core.policy import Policy
+from extender.core.pod import annotations, display_name, mapping, metadata, text
+from extender.core.policy import Inject, Policy
 from extender.core.reason import Action, Reason
 from extender.core.render import annotation, audit_annotations, audit_fields, differs, warning
-from extender.core.rewrite import Patch, apply, patch_for
+from extender.core.rewrite import DECISION_ANNOTATION, Patch, apply, patch_for
+from extender.core.score import best_used
 from extender.core.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
 
 API_VERSION = "admission.k8s.io/v1"
-DEEPEST = 200
-"""Levels of nesting allowed in a body. The API server's own objects stay far below."""
 
 
 class BadReview(ValueError):  # noqa: N818  it is an answer, not a failure
@@ -77,22 +76,24 @@ class Reviewer:
         try:
             decision = decide(pod, snapshot, policy, namespace=namespace, request_id=uid)
             rendered = annotation(decision)
+            told = not differs(decision, annotations(pod).get(DECISION_ANNOTATION))
             patch = patch_for(
                 decision,
                 pod,
                 inject=inject,
-                annotation=rendered,
-                differs=lambda existing: differs(decision, existing),
+                annotation=None if told else rendered,
+                prefer=_preferred(decision, inject, snapshot),
             )
             apply(patch, pod)
         except Exception as error:  # whatever a pod brings up, the pod is let through
             log.exception("decision failed", id=uid, namespace=namespace, pod=display_name(pod))
             decision, patch = _failed(error, pod, namespace, uid, policy), []
+            rendered, told = annotation(decision), False
         dry_run = request.get("dryRun") is True
-        if not dry_run:
+        if not dry_run and not told:  # a pod told before comes again, and is reserved for already
             self.reserve(decision)
         return Reviewed(
-            answer=_answer(uid, decision, patch),
+            answer=_answer(uid, decision, patch, rendered),
             decision=decision,
             audit=audit_fields(
                 decision,
@@ -107,10 +108,8 @@ class Reviewer:
 
 def _request(body: bytes) -> Mapping[str, Any]:
     """The request of an AdmissionReview, checked as far as an answer depends on it."""
-    if _depth(body) > DEEPEST:
-        raise BadReview(f"body nests deeper than {DEEPEST} levels")
     try:
-        review = orjson.loads(body)
+        review = orjson.loads(body)  # refuses more than 1,024 levels of nesting
     except orjson.JSONDecodeError as error:
         raise BadReview(f"body is not JSON: {error}") from None
     if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
@@ -132,19 +131,10 @@ def _request(body: bytes) -> Mapping[str, Any]:
     return request
 
 
-def _depth(body: bytes) -> int:
-    """An upper bound of the nesting: most brackets open at once, those inside strings counted."""
-    opened = body.count(b"[") + body.count(b"{")
-    if opened <= DEEPEST:
-        return opened
-    depth = deepest = 0
-    for bracket in body.translate(None, _NO_BRACKETS):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+def _preferred(decision: Decision, inject: Inject, snapshot: Snapshot) -> list[str]:
+    if not inject.prefer_used_nodes or decision.action is not Action.REWRITTEN:
+        return []
+    return best_used(snapshot.capacity, decision.claims, decision.nodes)
 
 
 def _failed(error: Exception, pod: Any, namespace: str, uid: str, policy: Policy) -> Decision:
@@ -160,11 +150,11 @@ def _failed(error: Exception, pod: Any, namespace: str, uid: str, policy: Policy
     )
 
 
-def _answer(uid: str, decision: Decision, patch: Patch) -> bytes:
+def _answer(uid: str, decision: Decision, patch: Patch, rendered: str) -> bytes:
     response: dict[str, Any] = {
         "uid": uid,
         "allowed": decision.action is not Action.DENIED,
-        "auditAnnotations": audit_annotations(decision),
+        "auditAnnotations": audit_annotations(rendered),
     }
     if decision.action is Action.DENIED:
         response["status"] = {"code": 403, "reason": "Forbidden", "message": decision.message}

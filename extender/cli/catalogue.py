@@ -13,6 +13,9 @@ def catalogue(product: str | None, output: str) -> None:
     """Print GPU products, or one of them with profiles and the number of its layouts.
 
     PRODUCT is a name of the list, a node label such as NVIDIA-H100-80GB-HBM3, or a part of a name.
+    COMPUTE and MEMORY are in slices, MIB is usable memory, MOST how many one GPU can hold, STARTS the
+    memory slices at which one can begin. Rows not CONFIRMED by a source have no usable memory; there
+    a node's own label is what counts.
     """
     if product is None:
         emit([describe(each) for each in PRODUCTS.values()], output, _every)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from extender.cli.output import (
     documents,
     emit,
     fail,
+    named,
     output_option,
     read,
 )
@@ -24,13 +26,17 @@ from extender.config import DEFAULT_DOCUMENT, ConfigError, load
 from extender.core.decide import decide
 from extender.core.decision import Decision
 from extender.core.defaulting import defaulted
+from extender.core.pod import mapping, metadata, text
 from extender.core.policy import Policy
+from extender.core.quantity import MIB
 from extender.core.reason import Action
 from extender.core.render import audit_fields
 from extender.core.templates import TEMPLATE_AT, pods_in
 
 LOCAL_FIELDS = ("time", "id", "user", "durationMs")
 """Of the audit line, what only a real request has."""
+ASKED = "nodes,pods,resourcequotas,limitranges,namespaces"
+"""What is known of a cluster, as kubectl is asked for it."""
 
 
 @click.command()
@@ -44,10 +50,14 @@ LOCAL_FIELDS = ("time", "id", "user", "durationMs")
 @click.option(
     "--cluster",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="Output of `kubectl get nodes,pods,resourcequotas,limitranges,namespaces -A -o json`; "
-    "without it the cluster of the current kubeconfig is asked.",
+    help=f"Output of `kubectl get {ASKED} -A -o json`; - for stdin. "
+    "Without it the cluster of the current kubeconfig is asked.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration; else the defaults.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration file; else the defaults, whatever the cluster's own says.",
+)
 @click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="To ask with.")
 @click.option("-n", "--namespace", default="", help="For pods that name none.")
 @output_option
@@ -66,12 +76,11 @@ def explain(
 
     The decision is made by the same function as in the webhook.
     """
+    if [str(path) for path in (filename, cluster, config)].count("-") > 1:
+        fail("stdin can be read once: give a file in place of all - but one")
     policy = _policy(config)
-    pods = [pod for manifest in documents(filename) for pod in pods_in(manifest)]
-    if not pods:
-        kinds = ", ".join(TEMPLATE_AT)
-        fail(f"{filename} holds no pod: give a Pod, or one of {kinds}")
-    items = documents(cluster) if cluster is not None else _ask(kubeconfig, debug=debug)
+    pods = _pods(filename)
+    items = _file(cluster) if cluster is not None else _ask(kubeconfig, debug=debug)
     decisions = _decide(pods, items, policy, namespace)
     emit(
         [_fields(decision) for decision in decisions],
@@ -81,10 +90,34 @@ def explain(
 
 
 def _policy(path: Path | None) -> Policy:
+    if path is None:
+        return load(DEFAULT_DOCUMENT)
     try:
-        return load(DEFAULT_DOCUMENT if path is None else read(path))
+        return load(read(path))
     except ConfigError as error:
-        fail(f"{path}: {error}")
+        fail("\n".join(f"{named(path)}: {problem}" for problem in error.problems))
+
+
+def _pods(path: Path) -> list[dict[str, Any]]:
+    pods = [pod for manifest in documents(path) for pod in pods_in(manifest)]
+    if not pods:
+        fail(f"{named(path)} holds no pod: give a Pod, or one of {', '.join(TEMPLATE_AT)}")
+    for pod in pods:
+        for part in ("labels", "annotations"):
+            for key, value in mapping(metadata(pod).get(part)).items():
+                if not isinstance(value, str):  # the API server would refuse it, we would miss it
+                    fail(
+                        f"{named(path)}: {part}, {key}: {value!r:.40} is no text; "
+                        f"write it in quotes"
+                    )
+    return pods
+
+
+def _file(path: Path) -> list[dict[str, Any]]:
+    items = documents(path)
+    if not any(item["kind"] == "Node" for item in items):
+        fail(f"{named(path)} holds no Node: give the output of `kubectl get {ASKED} -A -o json`")
+    return items
 
 
 def _decide(
@@ -107,8 +140,7 @@ def _decide(
 
 
 def _namespace(pod: Mapping[str, Any], given: str) -> str:
-    own = pod.get("metadata", {}).get("namespace")
-    return own if isinstance(own, str) and own else given
+    return text(metadata(pod).get("namespace")) or given
 
 
 def _ask(kubeconfig: Path | None, *, debug: bool) -> list[dict[str, Any]]:
@@ -129,11 +161,20 @@ def _fields(decision: Decision) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in LOCAL_FIELDS}
 
 
+def _size(footprint_bytes: int | None) -> str | None:
+    """A footprint as a person would write it."""
+    if footprint_bytes is None:
+        return None
+    mib, rest = divmod(footprint_bytes, MIB)
+    return f"{Decimal(footprint_bytes).scaleb(-9).normalize():f}G" if rest else f"{mib}Mi"
+
+
 def _picture(decision: Decision) -> str:
     fields = _fields(decision)
-    explanation = decision.reason.explanation
+    workload, explanation = decision.workload, decision.reason.explanation
+    who = f"{workload.kind} {decision.namespace}/{workload.name}"
     lines = [
-        f"{decision.namespace}/{decision.pod}: {decision.action}, {decision.reason}",
+        f"{who}: {decision.action}, {decision.reason}",
         f"  {decision.message}",
         f"  {explanation.meaning}",
     ]
@@ -141,8 +182,14 @@ def _picture(decision: Decision) -> str:
         lines.append(f"  What to do: {explanation.remedy}")
     if decision.changes:
         rows = [
-            [c["name"], c["from"], c["to"] or "(unchanged)", c["footprint"], c["footprintSource"]]
-            for c in fields["containers"]
+            [
+                c.name,
+                c.resource,
+                c.to or "(unchanged)",
+                _size(c.footprint_bytes),
+                c.footprint_source,
+            ]
+            for c in decision.changes
         ]
         lines.append("")
         head = ["CONTAINER", "ASKS FOR", "GETS", "FOOTPRINT", "SAID BY"]
@@ -150,6 +197,7 @@ def _picture(decision: Decision) -> str:
     if decision.candidates:
         rows = [[c["resource"], c["usable"], c["free"], c["verdict"]] for c in fields["candidates"]]
         lines.append("")
-        lines.append(f"  need {fields['need']}" if fields["need"] else "  no need known")
+        need = fields["need"]
+        lines.append(f"  need {need}, headroom included" if need else "  no need known")
         lines.append(columns(["CANDIDATE", "USABLE", "FREE", "VERDICT"], rows, "  "))
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,10 +25,16 @@ debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
 
 
 def fail(message: str, code: int = BAD_INPUT) -> NoReturn:
-    """End the command with a message on stderr, under the command's name."""
+    """End the command with a message on stderr, each line of it under the command's name."""
     path = click.get_current_context().command_path
-    click.echo(f"{path}: {message}", err=True)
+    for line in message.splitlines():
+        click.echo(f"{path}: {line}", err=True)
     sys.exit(code)
+
+
+def named(path: Path | str) -> str:
+    """What messages call a file."""
+    return "stdin" if str(path) == "-" else str(path)
 
 
 def read(path: Path | str) -> str:
@@ -39,24 +45,44 @@ def read(path: Path | str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        fail(f"{path} cannot be read: {why}; give a readable file, or - for stdin")
+        fail(f"{named(path)} cannot be read: {why}; give a readable file, or - for stdin")
 
 
 def documents(path: Path | str) -> list[dict[str, Any]]:
-    """The Kubernetes objects of a YAML or JSON file; ends the command if it holds none."""
+    """The Kubernetes objects of a YAML or JSON file; ends the command if it holds none.
+
+    Lists are taken apart; items of a raw `PodList`, which do not say so themselves, are Pods.
+    """
     text = read(path)
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else None
     except (ValueError, RecursionError) as error:
-        fail(f"{path} is not JSON: {error}")
+        fail(f"{named(path)} is not JSON: {error}")
     try:
         every = [found] if found is not None else list(yaml.load_all(text, Loader=yaml.CSafeLoader))
     except (yaml.YAMLError, RecursionError) as error:
-        fail(f"{path} is not YAML: {' '.join(str(error).split())}")
-    objects = [each for each in every if each is not None]
-    if not objects or not all(isinstance(each, dict) and each.get("kind") for each in objects):
-        fail(f"{path} holds no Kubernetes objects: give a file that `kubectl apply -f` would take")
+        fail(f"{named(path)} is not YAML: {' '.join(str(error).split())}")
+    objects = list(_flat(every))
+    if not objects or not all(isinstance(each.get("kind"), str) for each in objects):
+        fail(
+            f"{named(path)} is no list of Kubernetes objects: "
+            "give a file that `kubectl apply -f` would take"
+        )
     return objects
+
+
+def _flat(found: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for each in found:
+        if not isinstance(each, dict):
+            if each is not None:
+                yield {}
+        elif str(each.get("kind")).endswith("List"):
+            of = str(each["kind"]).removesuffix("List")
+            items = each.get("items")
+            for item in _flat(items if isinstance(items, list) else ()):
+                yield {"kind": of, **item} if of and item else item
+        else:
+            yield each
 
 
 def emit(data: object, output: str, table: Callable[[], str]) -> None:

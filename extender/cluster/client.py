@@ -1,6 +1,7 @@
 """Raw requests to the API server: bytes in, bytes out. The caller decodes only what it needs."""
 
 import asyncio
+import re
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ _ANSWER_S = 60.0
 _REFUSAL_BYTES = 64 * 1024
 _LINE_BYTES = 16 * 1024 * 1024
 _READ_BUFFER_BYTES = 1024 * 1024
+_TLS_OBJECT = re.compile(r" ssl:(default|True|<[^>]*>)")  # in aiohttp's messages: noise
 _NO_TOTAL = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)
 
 
@@ -237,7 +239,7 @@ def _translated(what: str) -> Iterator[None]:
     except TimeoutError as error:
         raise Unreachable(f"{what}: no answer in time") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        said = cut(str(error)) or type(error).__name__
+        said = cut(_TLS_OBJECT.sub("", str(error))) or type(error).__name__
         raise Unreachable(f"{what}: {said}") from error
 
 

@@ -290,9 +290,10 @@ class Machine(Generic[T]):
 
     def _delay_s(self, error: ClusterError) -> float:
         own_s = self._backoff.next_s()
-        if not isinstance(error, ApiError) or not error.retry_after_s:
+        asked_s = error.retry_after_s if isinstance(error, ApiError) else None
+        if asked_s is None or asked_s <= 0:
             return own_s
-        return min(error.retry_after_s, _LONGEST_RETRY_AFTER_S) + min(own_s, 1.0)
+        return min(asked_s, _LONGEST_RETRY_AFTER_S) + min(own_s, 1.0)
 
     def _seen(self, metadata: Metadata) -> None:
         if metadata.resource_version:
@@ -341,7 +342,7 @@ class Machine(Generic[T]):
             metadata = wire.ANY_EVENT.decode(line).object.metadata
         except wire.UNDECODABLE as error:
             raise Unreadable(f"{self._name}: no watch event: {cut(str(error))}") from why
-        if self._stumble(metadata, why):
+        if not metadata.name or self._stumble(metadata, why):
             raise Unreadable(f"{self._name}: an event that does not decode") from why
         self._seen(metadata)
 

@@ -29,12 +29,12 @@ class Metadata(Wire, frozen=True):
     uid: str = ""
     resource_version: str = ""
     labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
 
 
 class PodMetadata(Metadata, frozen=True):
-    """The same, and what leads to the workload."""
+    """The same, with our decision among the annotations, and what leads to the workload."""
 
+    annotations: dict[str, str] | None = None
     generate_name: str = ""
     deletion_timestamp: str | None = None
     owner_references: list[OwnerReference] | None = None

@@ -215,7 +215,7 @@ def _is_gpu(name: str, gpu_resource: str) -> bool:
 def read_pod(item: PodObject, policy: Policy) -> Holding | Demand | None:
     """What a pod holds on its node, or what it waits for; None if it counts for nothing.
 
-    A pod behind a scheduling gate competes for nothing yet.
+    A pod behind a scheduling gate competes for nothing yet, one that is being deleted no more.
     """
     if item.status.phase in ENDED:
         return None
@@ -225,7 +225,7 @@ def read_pod(item: PodObject, policy: Policy) -> Holding | Demand | None:
     if spec.node_name:
         workload = workload_name(item) if gpus else ""
         return Holding(spec.node_name, _plain(item, held), gpus, workload)
-    if not gpus or spec.scheduling_gates:
+    if not gpus or spec.scheduling_gates or item.metadata.deletion_timestamp:
         return None
     where = {
         "nodeSelector": spec.node_selector,

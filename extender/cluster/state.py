@@ -46,9 +46,7 @@ class State:
         self.nodes: Held[NodeObject] = Held(
             self._put_node, self._drop_node, lambda item: item.metadata.name
         )
-        self.pods: Held[PodObject] = Held(
-            self._put_pod, self._drop_pod, lambda item: item.metadata.uid
-        )
+        self.pods: Held[PodObject] = Held(self._put_pod, self._drop_pod, _pod_key)
         self._node_objects: dict[str, NodeObject] = {}
         self._device_pods: dict[str, PodObject] = {}
         """Pods with any device, by uid: read again when the configuration changes."""
@@ -91,7 +89,7 @@ class State:
         self.capacity.drop_node(name)
 
     def _put_pod(self, item: PodObject) -> None:
-        uid = item.metadata.uid
+        uid = _pod_key(item)
         if len(self.in_flight):
             self.in_flight.arrived(item)
         if asks_for_devices(item):
@@ -192,3 +190,8 @@ class State:
         self.tenants.namespaces.fill(namespaces, now_s)
         self.tenants.quotas.fill(quotas, now_s)
         self.tenants.limits.fill(limits, now_s)
+
+
+def _pod_key(item: PodObject) -> str:
+    """The uid; pods in files that people write have none."""
+    return item.metadata.uid or f"{item.metadata.namespace}/{item.metadata.name}"

@@ -5,7 +5,7 @@ set. The sum over any set of nodes is then a handful of population counts, whate
 cluster, and exact.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -267,6 +267,26 @@ class Capacity:
             if all(count <= 0 for count in missing.values()):
                 return True
         return False
+
+    def could_hold(self, ask: Mapping[str, int], plain: Ask, nodes: Nodes) -> bool:
+        """Whether a pod could start on one of these nodes, were that node empty."""
+        for resource in ask:
+            nodes &= self.present.get(resource, 0)
+        return any(_fits(node, _EMPTY, ask, plain) for node in self.index.members(nodes))
+
+    def too_small(self, resources: Iterable[str], need_mib: int) -> Nodes:
+        """Nodes that offer all of these MIG resources, each with less usable memory than needed."""
+        found = self.index.all
+        for resource in resources:
+            small = 0
+            for offer, nodes in self.offers.get(resource, {}).items():
+                if offer.usable_mib is not None and offer.usable_mib < need_mib:
+                    small |= nodes
+            found &= small
+        return found
+
+
+_EMPTY = Usage()
 
 
 def _fits(node: Node, usage: Usage, ask: Mapping[str, int], plain: Ask) -> bool:

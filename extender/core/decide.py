@@ -15,7 +15,7 @@ from extender.core.quota import Namespace, excess, excess_as_gpus
 from extender.core.reason import STEP_ONE, Action, Reason
 from extender.core.render import decision_id, rewritten_containers
 from extender.core.rewrite import DECISION_ANNOTATION
-from extender.core.snapshot import Snapshot
+from extender.core.snapshot import Reservations, Snapshot
 from extender.core.subject import Subject, subject_of
 
 _UNKNOWN = Namespace()
@@ -34,7 +34,8 @@ def decide(
         request_id: uid of the AdmissionReview; ties log line, annotation and reservation together.
     """
     namespace = namespace or podlib.text(podlib.metadata(pod).get("namespace")) or "default"
-    home = _without_itself(snapshot.namespaces.get(namespace, _UNKNOWN), pod, snapshot)
+    snapshot = _without_itself(snapshot, pod, namespace)
+    home = snapshot.namespaces.get(namespace, _UNKNOWN)
     subject = subject_of(pod, namespace, home, policy)
     decision = _stray(subject, policy) or _within_quota(
         _steps(subject, snapshot, policy), subject, policy
@@ -45,21 +46,27 @@ def decide(
             action=Action.LEFT,
             reason=Reason.DRY_RUN,
             would_be=decision.action,
-            message=f"dry run; would be {decision.action}: {decision.message}",
+            message=f"would be {decision.action}: {decision.message}",
             claims=_as_it_came(subject, policy),
         )
-    return replace(decision, id=request_id, scope=subject.scope)
+    nodes = decision.nodes
+    if decision.action is Action.LEFT and decision.claims:
+        nodes = snapshot.capacity.index.reach(subject.spec)
+    return replace(decision, id=request_id, scope=subject.scope, nodes=nodes)
 
 
-def _without_itself(home: Namespace, pod: Pod, snapshot: Snapshot) -> Namespace:
-    """The namespace without what was reserved for this very pod, when it comes a second time."""
+def _without_itself(snapshot: Snapshot, pod: Pod, namespace: str) -> Snapshot:
+    """The cluster without what was promised to this very pod, when it comes a second time."""
     mark = podlib.annotations(pod).get(DECISION_ANNOTATION)
-    earlier = snapshot.in_flight.get(decision_id(mark)) if isinstance(mark, str) else None
-    return (
-        home
-        if earlier is None
-        else replace(home, tally=home.tally.without(earlier.share, earlier.claims))
-    )
+    earlier = snapshot.in_flight.get(decision_id(mark)) if mark is not None else None
+    if earlier is None or earlier.namespace != namespace:
+        return snapshot
+    home = snapshot.namespaces.get(namespace, _UNKNOWN)
+    home = replace(home, tally=home.tally.without(earlier.share, earlier.claims))
+    reservations = Reservations(dict(snapshot.reservations.by_place))
+    reservations.add(earlier.claims, earlier.nodes, -1)
+    namespaces = {**snapshot.namespaces, namespace: home}
+    return replace(snapshot, namespaces=namespaces, reservations=reservations)
 
 
 def _within_quota(decision: Decision, subject: Subject, policy: Policy) -> Decision:
@@ -105,7 +112,7 @@ def _stray(subject: Subject, policy: Policy) -> Decision | None:
     still there: then the old key is taken out again and nothing else is done.
     """
     mark = subject.annotations.get(DECISION_ANNOTATION)
-    if not subject.gpu or not isinstance(mark, str):
+    if not subject.gpu or mark is None:
         return None
     rewritten = rewritten_containers(mark)
     stray = [c for c in subject.gpu if c.count(rewritten.get(c.name, "")) == 1]

@@ -1,7 +1,7 @@
 """Steps 4 to 7: from wants to MIG resources, on the nodes the pod can reach, with what is free now."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from extender.core import pod as podlib
@@ -13,6 +13,7 @@ from extender.core.policy import Policy, WhenFull
 from extender.core.quota import excess
 from extender.core.reach import Nodes
 from extender.core.reason import Reason
+from extender.core.rewrite import added_selector
 from extender.core.snapshot import Snapshot
 from extender.core.subject import Subject
 
@@ -62,9 +63,11 @@ class _Fit:
         self.capacity = snapshot.capacity
         self.policy = policy
         self.nodes = self._reach(self.capacity)
+        self.pooled = self._reach(snapshot.pools) if snapshot.pools.offers else 0
         self.priority = podlib.priority(subject.pod)
         self.plain = podlib.plain_ask(subject.pod, subject.containers)
-        self.distinct: list[Want] = list(dict.fromkeys(f.want for f in wanted))
+        # The hungriest first, and not in the order of containers: that decides nothing.
+        self.distinct = sorted({f.want for f in wanted}, key=_hunger, reverse=True)
         self.candidates: dict[str, Candidate] = {}
         self.over = ""
         """What the last quota without room for a slice said."""
@@ -78,19 +81,23 @@ class _Fit:
             fitting.append([offer for offer in offered if self._admissible(want, offer)])
             if not fitting[-1]:
                 return self._none_fits(want, offered)
-        tries = [self._try(combination) for combination in _combinations(fitting)]
-        allowed = [chosen for chosen in tries if not self._over_quota(chosen)]
-        if not allowed:
+        tries: Iterator[Chosen] = map(self._try, _combinations(fitting))
+        if self.subject.home.quotas:
+            tries = iter([chosen for chosen in tries if not self._over_quota(chosen)])
+        first = next(tries, None)
+        if first is None:
             return NotChosen(Reason.QUOTA, self.over, tuple(self.candidates.values()))
-        if self._is_free(allowed[0]):
-            return self._take(allowed[0], Reason.FITS)
-        return self._when_full(allowed[0], allowed[1:])
+        if self._is_free(first):
+            return self._take(first, Reason.FITS)
+        return self._when_full(first, list(tries))
 
     def _reach(self, capacity: Capacity) -> Nodes:
         """Where the pod may land as it will be after injection."""
         inject = self.policy.inject
         return capacity.index.reach(
-            self.subject.spec, selector=inject.node_selector, tolerations=inject.tolerations
+            self.subject.spec,
+            selector=added_selector(self.subject.spec, inject),
+            tolerations=inject.tolerations,
         )
 
     # --- step 5: candidates ----------------------------------------------------------------------
@@ -102,11 +109,9 @@ class _Fit:
             here = [(o, nodes & self.nodes) for o, nodes in by_offer.items() if nodes & self.nodes]
             if here:
                 grouped[resource] = here
-        pools = self.snapshot.pools
-        reached = self._reach(pools) if pools.offers else 0
-        for resource, by_offer in pools.offers.items():
+        for resource, by_offer in self.snapshot.pools.offers.items():
             # Nodes of a pool do not exist yet: they say what fits, and have nothing free.
-            there = [(o, 0) for o, nodes in by_offer.items() if nodes & reached]
+            there = [(o, 0) for o, nodes in by_offer.items() if nodes & self.pooled]
             if there:
                 grouped.setdefault(resource, []).extend(there)
         return sorted((summarize(name, offers) for name, offers in grouped.items()), key=_order)
@@ -114,12 +119,16 @@ class _Fit:
     def _admissible(self, want: Want, offer: OfferSummary) -> bool:
         """Whether an offer would do, fullness apart; the verdict is kept either way."""
         verdict = self._objection(want, offer)
-        self.candidates[offer.resource] = Candidate(
-            resource=offer.resource,
-            usable_mib=offer.usable_mib,
-            free=self.capacity.free(offer.resource, offer.offering),
-            verdict=verdict or Verdict.FITS,
-        )
+        known = self.candidates.get(offer.resource)
+        if known is None:
+            self.candidates[offer.resource] = Candidate(
+                resource=offer.resource,
+                usable_mib=offer.usable_mib,
+                free=self.capacity.free(offer.resource, offer.offering),
+                verdict=verdict or Verdict.FITS,
+            )
+        elif known.verdict is not Verdict.FITS:  # what fits one container is a candidate
+            self._note({offer.resource: 1}, verdict or Verdict.FITS)
         return verdict is None
 
     def _objection(self, want: Want, offer: OfferSummary) -> Verdict | None:
@@ -239,11 +248,13 @@ class _Fit:
         names = ", ".join(resource.removeprefix("nvidia.com/") for resource in first.claims)
         for entry in self.policy.when_full:
             if entry is WhenFull.NEXT_LARGER:
-                for chosen in larger:
-                    if self._is_free(chosen):
-                        return self._take(chosen, Reason.FITS_LARGER)
+                found = next(filter(self._is_free, larger), None)
+                if found is not None:
+                    return self._take(found, Reason.FITS_LARGER)
             elif entry is WhenFull.WAIT:
-                return self._take(first, Reason.WAITS)
+                found = next(filter(self._could_hold, (first, *larger)), None)
+                if found is not None:
+                    return self._take(found, Reason.WAITS)
             elif entry is WhenFull.WHOLE_NOW:
                 if self._whole_now():
                     return self._left(f"no free {names}; a whole GPU is free now")
@@ -258,14 +269,23 @@ class _Fit:
         """Where the pod may land as it came, before injection."""
         return self.capacity.index.reach(self.subject.spec)
 
-    def _whole_now(self) -> bool:
+    def _asked(self) -> dict[str, int]:
         resource = self.policy.gpu_resource
-        nodes = self._unchanged()
-        asked = {resource: podlib.extended_ask(self.subject.containers, resource)}
+        return {resource: podlib.extended_ask(self.subject.containers, resource)}
+
+    def _could_hold(self, chosen: Chosen) -> bool:
+        """Whether some node, were it empty, or some pool's node has all that the pod would ask for."""
+        return self.capacity.could_hold(chosen.claims, self.plain, chosen.nodes) or any(
+            all(node.gpus.get(name, 0) >= count for name, count in chosen.claims.items())
+            for node in self.snapshot.pools.index.members(self.pooled)
+        )
+
+    def _whole_now(self) -> bool:
+        asked, nodes = self._asked(), self._unchanged()
         return self.capacity.room(asked, self.plain, nodes, self._taken(asked, nodes))
 
     def _whole_later(self) -> bool:
-        if self._unchanged() & self.capacity.present.get(self.policy.gpu_resource, 0):
+        if self.capacity.could_hold(self._asked(), self.plain, self._unchanged()):
             return True
         declared = self.policy.autoscaled
         return bool(self.capacity.index.autoscaled) if declared is None else declared
@@ -274,6 +294,11 @@ class _Fit:
 def _order(offer: OfferSummary) -> tuple[int, int, int, bool, str]:
     usable = offer.usable_mib if offer.usable_mib is not None else 1 << 40
     return (usable, offer.memory_slices, offer.compute_slices, offer.special, offer.resource)
+
+
+def _hunger(want: Want) -> tuple[int, int, int, str]:
+    need = want.need_mib or 0
+    return (need, want.min_compute, want.min_bandwidth_bytes_s, want.profile or "")
 
 
 def _combinations(lists: Sequence[Sequence[OfferSummary]]) -> list[tuple[OfferSummary, ...]]:

@@ -38,6 +38,7 @@ class NodeIndex:
         self.all: Nodes = 0
         self.cordoned: Nodes = 0
         self.autoscaled: Nodes = 0
+        self.reconfiguring: Nodes = 0
         self.version = 0
         """Grows with every change; what was computed for an older version is stale."""
         self._free_slots: list[int] = []
@@ -52,6 +53,13 @@ class NodeIndex:
         """The node of that name."""
         slot = self.slot_of.get(name)
         return None if slot is None else self.nodes[slot]
+
+    def members(self, nodes: Nodes) -> Iterator[Node]:
+        """The nodes of a set."""
+        for slot in slots(nodes):
+            node = self.nodes[slot]
+            if node is not None:
+                yield node
 
     def put(self, node: Node) -> int:
         """Add a node or take its newer version; its slot."""
@@ -87,6 +95,8 @@ class NodeIndex:
             self.cordoned |= bit
         if node.autoscaled:
             self.autoscaled |= bit
+        if node.reconfiguring:
+            self.reconfiguring |= bit
         for taint in node.taints:
             self._tainted[taint] = self._tainted.get(taint, 0) | bit
         for key, value in node.labels.items():
@@ -102,6 +112,7 @@ class NodeIndex:
         self.all &= ~bit
         self.cordoned &= ~bit
         self.autoscaled &= ~bit
+        self.reconfiguring &= ~bit
         for taint in node.taints:
             _take_out(self._tainted, taint, bit)
         for key, value in node.labels.items():

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from extender.core.catalogue import is_mig_resource
 from extender.core.decision import Change, Decision
 from extender.core.pod import mapping, objects, text
 from extender.core.quantity import format_mib
@@ -14,6 +15,9 @@ from extender.core.reason import Action, Reason
 
 WARNING_CHARACTERS = 120
 """What the API conventions advise for one warning; longer ones are cut."""
+
+_TAIL = 50
+"""Of a warning that is cut, what is kept of its end: the value to write, or the way out."""
 
 WARNED = frozenset(
     {
@@ -61,41 +65,43 @@ def annotation_fields(decision: Decision) -> dict[str, Any]:
     return fields
 
 
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def annotation(decision: Decision) -> str:
     """`migfit.io/decision`: compact JSON."""
-    return json.dumps(annotation_fields(decision), separators=(",", ":"), ensure_ascii=False)
+    return _compact.encode(annotation_fields(decision))
 
 
-def differs(decision: Decision, existing: object) -> bool:
-    """Whether an annotation found on the pod says anything else than ours would, ids apart."""
-    if not isinstance(existing, str):
-        return True
+def _claimed(existing: str) -> Mapping[str, Any]:
+    """What an annotation found on a pod says; empty if it is none of ours."""
     try:
-        found = json.loads(existing)
+        return mapping(json.loads(existing))
     except (ValueError, RecursionError):
+        return {}
+
+
+def differs(decision: Decision, existing: str | None) -> bool:
+    """Whether an annotation found on the pod says anything else than ours would, ids apart."""
+    if existing is None:
         return True
-    wanted = annotation_fields(decision)
-    return {**mapping(found), "id": ""} != {**wanted, "id": ""}
+    return {**_claimed(existing), "id": ""} != {**annotation_fields(decision), "id": ""}
 
 
 def decision_id(existing: str) -> str:
     """The id an annotation found on a pod claims; empty if it claims none."""
-    try:
-        return text(mapping(json.loads(existing)).get("id"))
-    except (ValueError, RecursionError):
-        return ""
+    return text(_claimed(existing).get("id"))
 
 
 def rewritten_containers(existing: str) -> dict[str, str]:
     """Container -> MIG resource, as an annotation found on a pod claims; nothing of it is trusted."""
-    try:
-        found = json.loads(existing)
-    except (ValueError, RecursionError):
+    found = _claimed(existing)
+    if found.get("action") != Action.REWRITTEN:
         return {}
     return {
-        text(container.get("name")): text(container.get("to"))
-        for container in objects(mapping(found).get("containers"))
-        if container.get("to")
+        text(container.get("name")): resource
+        for container in objects(found.get("containers"))
+        if is_mig_resource(resource := text(container.get("to")))
     }
 
 
@@ -103,22 +109,25 @@ def warning(decision: Decision) -> str | None:
     """One line for `kubectl`, for what its reader would want to know; None for the rest."""
     if decision.action is Action.REWRITTEN:
         line = (
-            f"migfit: {decision.message} ({decision.reason}); "
+            f"migfit: {decision.reason}: {decision.message}; "
             "to keep a whole GPU: label migfit.io/mode=ignore"
         )
-    elif decision.action is Action.DENIED or decision.reason in WARNED:
-        line = f"migfit: pod left as it is ({decision.reason}): {decision.message}"
-    elif decision.would_be is not None:
-        line = f"migfit: {decision.message}"
+    elif decision.action is Action.DENIED or decision.would_be is not None:
+        line = f"migfit: {decision.reason}: {decision.message}"
+    elif decision.reason in WARNED:
+        line = f"migfit: {decision.reason}, left as is: {decision.message}"
     else:
         return None
-    line = "".join(c if c.isprintable() else " " for c in line)
-    return line if len(line) <= WARNING_CHARACTERS else line[: WARNING_CHARACTERS - 1] + "…"
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else " " for c in line)
+    if len(line) > WARNING_CHARACTERS:
+        line = f"{line[: WARNING_CHARACTERS - 1 - _TAIL]}…{line[-_TAIL:]}"
+    return line
 
 
-def audit_annotations(decision: Decision) -> dict[str, str]:
-    """For the API server's audit log; it prefixes the keys with the webhook's name."""
-    return {"decision": annotation(decision)}
+def audit_annotations(rendered: str) -> dict[str, str]:
+    """The annotation for the API server's audit log, which prefixes keys with the webhook's name."""
+    return {"decision": rendered}
 
 
 def audit_fields(

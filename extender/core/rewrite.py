@@ -4,7 +4,7 @@ A patch that does not apply is a 500 to the user even with `failurePolicy: Ignor
 `remove` of single members are used, never `test`, never the replacement of a whole map.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from extender.core import pod as podlib
@@ -39,8 +39,8 @@ def patch_for(
     pod: Pod,
     *,
     inject: Inject,
-    annotation: str,
-    differs: Callable[[object], bool],
+    annotation: str | None,
+    prefer: Sequence[str] = (),
 ) -> Patch:
     """The operations that carry out a decision; empty for no change.
 
@@ -48,33 +48,73 @@ def patch_for(
         decision: what was decided.
         pod: the pod it was decided on.
         inject: what rewritten pods get besides.
-        annotation: the decision as annotation text.
-        differs: whether an existing annotation says anything else than `annotation`, ids apart.
+        annotation: the decision as annotation text; None if the pod says so already.
+        prefer: nodes that a rewritten pod shall prefer, best first; at most ten.
     """
+    edit = _Edit(pod)
     if decision.stray:
-        return [
-            operation
-            for pointer in decision.stray
-            for operation in _remove_resource(pod, pointer, decision.changes[0].resource)
-        ]
+        for pointer in decision.stray:
+            _remove_resource(edit, pointer, decision.changes[0].resource)
+        return edit.patch
     rewritten = decision.action is Action.REWRITTEN
     if not rewritten and leaves_no_mark(decision.reason):
         return []
-    patch: Patch = []
-    marks = {}
-    if differs(podlib.annotations(pod).get(DECISION_ANNOTATION)):
-        marks[DECISION_ANNOTATION] = annotation
+    marks: dict[str, str] = {}
     if rewritten:
         for change in decision.changes:
-            patch += _swap(pod, change)
+            _swap(edit, change)
         if decision.need_mib is not None:
             marks[NEED_ANNOTATION] = format_mib(decision.need_mib)
-        patch += _members(pod, ("metadata", "labels"), {REWRITTEN_LABEL: "true"})
-        patch += _injected(pod, inject)
-        patch += _guard(pod, decision.guards)
-    if _room_for(pod, marks):
-        patch += _members(pod, ("metadata", "annotations"), marks)
-    return patch
+        edit.members("metadata", "labels", {REWRITTEN_LABEL: "true"})
+        _inject(edit, inject)
+        _guard(edit, decision.guards)
+        _prefer(edit, prefer)
+    if annotation is not None:
+        marks[DECISION_ANNOTATION] = annotation
+    edit.members("metadata", "annotations", _with_room(pod, marks))
+    return edit.patch
+
+
+class _Edit:
+    """A patch in the making."""
+
+    def __init__(self, pod: Pod) -> None:
+        self.pod = pod
+        self.patch: Patch = []
+        self._made: set[str] = set()
+
+    def add(self, path: str, value: Any) -> None:
+        """Add a member to a map or an item to a list."""
+        self.patch.append({"op": "add", "path": path, "value": value})
+
+    def remove(self, path: str) -> None:
+        """Take a member out of a map."""
+        self.patch.append({"op": "remove", "path": path})
+
+    def inside(self, *members: str) -> tuple[str, Mapping[str, Any]]:
+        """Pointer to a map and what the pod has in it; maps missing on the way are made, once."""
+        base, value = "", self.pod
+        for member in members:
+            base, found = f"{base}/{member}", value.get(member)
+            if not isinstance(found, dict) and base not in self._made:
+                self.add(base, {})
+                self._made.add(base)
+            value = mapping(found)
+        return base, value
+
+    def members(self, outer: str, inner: str, values: Mapping[str, str]) -> None:
+        """Add members to a map two levels down."""
+        if values:
+            base, _ = self.inside(outer, inner)
+            for key, value in values.items():
+                self.add(f"{base}/{escape(key)}", value)
+
+    def append(self, base: str, present: object, items: Iterable[Mapping[str, Any]]) -> None:
+        """Add items to the end of a list, which is made if it is missing."""
+        if not isinstance(present, list):
+            self.add(base, [])
+        for item in items:
+            self.add(f"{base}/-", item)
 
 
 def _at(pod: Any, pointer: str) -> Any:
@@ -83,110 +123,96 @@ def _at(pod: Any, pointer: str) -> Any:
     return pod
 
 
-def _swap(pod: Pod, change: Change) -> Patch:
+def _swap(edit: _Edit, change: Change) -> None:
     """The old resource out of limits and requests, the new one into both."""
-    resources = mapping(_at(pod, change.pointer).get("resources"))
-    patch: Patch = []
+    resources = mapping(_at(edit.pod, change.pointer).get("resources"))
     for part in ("limits", "requests"):
         base = f"{change.pointer}/resources/{part}"
         if not isinstance(resources.get(part), dict):
-            patch.append({"op": "add", "path": base, "value": {change.to: "1"}})
+            edit.add(base, {change.to: "1"})
             continue
         if change.resource in resources[part]:
-            patch.append({"op": "remove", "path": f"{base}/{escape(change.resource)}"})
-        patch.append({"op": "add", "path": f"{base}/{escape(str(change.to))}", "value": "1"})
-    return patch
+            edit.remove(f"{base}/{escape(change.resource)}")
+        edit.add(f"{base}/{escape(str(change.to))}", "1")
 
 
-def _remove_resource(pod: Pod, pointer: str, resource: str) -> Patch:
-    resources = mapping(_at(pod, pointer).get("resources"))
-    return [
-        {"op": "remove", "path": f"{pointer}/resources/{part}/{escape(resource)}"}
-        for part in ("limits", "requests")
-        if resource in mapping(resources.get(part))
-    ]
+def _remove_resource(edit: _Edit, pointer: str, resource: str) -> None:
+    resources = mapping(_at(edit.pod, pointer).get("resources"))
+    for part in ("limits", "requests"):
+        if resource in mapping(resources.get(part)):
+            edit.remove(f"{pointer}/resources/{part}/{escape(resource)}")
 
 
-def _members(pod: Pod, where: tuple[str, str], values: Mapping[str, str]) -> Patch:
-    """Add members to a map two levels down, making the map where it is missing."""
-    if not values:
-        return []
-    outer, inner = where
-    present = mapping(pod.get(outer)).get(inner)
-    base = f"/{outer}/{inner}"
-    patch: Patch = []
-    if not isinstance(present, dict):
-        patch.append({"op": "add", "path": base, "value": {}})
-    patch += [
-        {"op": "add", "path": f"{base}/{escape(key)}", "value": value}
-        for key, value in values.items()
-    ]
-    return patch
-
-
-def _injected(pod: Pod, inject: Inject) -> Patch:
-    spec = podlib.spec(pod)
-    patch: Patch = []
-    scheduler = spec.get("schedulerName")
-    if inject.scheduler_name and scheduler in (None, "", "default-scheduler"):
-        patch.append({"op": "add", "path": "/spec/schedulerName", "value": inject.scheduler_name})
-    if inject.node_selector:
-        present = mapping(spec.get("nodeSelector"))
-        missing = {key: value for key, value in inject.node_selector if key not in present}
-        patch += _members(pod, ("spec", "nodeSelector"), missing)
+def _inject(edit: _Edit, inject: Inject) -> None:
+    spec = podlib.spec(edit.pod)
+    if inject.scheduler_name and spec.get("schedulerName") in (None, "", "default-scheduler"):
+        edit.add("/spec/schedulerName", inject.scheduler_name)
+    edit.members("spec", "nodeSelector", dict(added_selector(spec, inject)))
     held = spec.get("tolerations")
-    if inject.tolerations and not isinstance(held, list):
-        patch.append({"op": "add", "path": "/spec/tolerations", "value": []})
-        held = []
-    patch += [
-        {"op": "add", "path": "/spec/tolerations/-", "value": dict(toleration)}
-        for toleration in inject.tolerations
-        if toleration not in (held or [])
-    ]
-    return patch
+    present = held if isinstance(held, list) else []
+    missing = [dict(each) for each in inject.tolerations if each not in present]
+    if missing:
+        edit.append("/spec/tolerations", held, missing)
+
+
+def added_selector(spec: Mapping[str, Any], inject: Inject) -> list[tuple[str, str]]:
+    """What is added to a pod's nodeSelector: what it says itself stays."""
+    present = mapping(spec.get("nodeSelector"))
+    return [(key, value) for key, value in inject.node_selector if key not in present]
 
 
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
-def _guard(pod: Pod, guards: tuple[tuple[str, int], ...]) -> Patch:
+def _guard(edit: _Edit, guards: tuple[tuple[str, int], ...]) -> None:
     """`label Gt MiB` in every non-empty term of the required node affinity, or in one new term."""
     if not guards:
-        return []
+        return
     demands = [{"key": k, "operator": "Gt", "values": [str(mib)]} for k, mib in guards]
-    patch: Patch = []
-    base = "/spec"
-    value: Any = podlib.spec(pod)
-    for member in ("affinity", "nodeAffinity"):
-        base, value = f"{base}/{member}", value.get(member)
-        if not isinstance(value, dict):
-            patch.append({"op": "add", "path": base, "value": {}})
-            value = {}
-    base, value = f"{base}/{_REQUIRED}", value.get(_REQUIRED)
-    if not isinstance(value, dict):
-        term = {"matchExpressions": demands}
-        return [*patch, {"op": "add", "path": base, "value": {"nodeSelectorTerms": [term]}}]
-    for position, term in enumerate(value.get("nodeSelectorTerms") or []):
-        patch += _guarded_term(
-            f"{base}/nodeSelectorTerms/{position}/matchExpressions", term, demands
-        )
-    return patch
+    base, affinity = edit.inside("spec", "affinity", "nodeAffinity")
+    required = affinity.get(_REQUIRED)
+    if not isinstance(required, dict):
+        edit.add(f"{base}/{_REQUIRED}", {"nodeSelectorTerms": [{"matchExpressions": demands}]})
+        return
+    for position, term in enumerate(required["nodeSelectorTerms"]):
+        expressions = mapping(term).get("matchExpressions")
+        if expressions or mapping(term).get(
+            "matchFields"
+        ):  # empty terms match nothing, and stay so
+            where = f"{base}/{_REQUIRED}/nodeSelectorTerms/{position}/matchExpressions"
+            edit.append(where, expressions, demands)
 
 
-def _guarded_term(where: str, term: Mapping[str, Any], demands: list[dict[str, Any]]) -> Patch:
-    if not term.get("matchExpressions") and not term.get("matchFields"):
-        return []  # an empty term matches nothing and stays empty
-    patch: Patch = []
-    if not isinstance(term.get("matchExpressions"), list):
-        patch.append({"op": "add", "path": where, "value": []})
-    return patch + [{"op": "add", "path": f"{where}/-", "value": demand} for demand in demands]
+def _prefer(edit: _Edit, names: Sequence[str]) -> None:
+    """Soft node affinity, the stronger the better the node."""
+    if not names:
+        return
+    base, affinity = edit.inside("spec", "affinity", "nodeAffinity")
+    terms = [
+        {
+            "weight": 100 - 10 * rank,
+            "preference": {
+                "matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]
+            },
+        }
+        for rank, name in enumerate(names[:10])
+    ]
+    edit.append(f"{base}/{_PREFERRED}", affinity.get(_PREFERRED), terms)
 
 
-def _room_for(pod: Pod, marks: Mapping[str, str]) -> bool:
-    if not marks:
-        return False
-    merged = {**podlib.annotations(pod), **marks}
-    return sum(len(f"{k}{v}".encode()) for k, v in merged.items()) <= MOST_ANNOTATION_BYTES
+def _with_room(pod: Pod, marks: Mapping[str, str]) -> dict[str, str]:
+    """Those of the marks that leave annotations within their limit, the first ones first."""
+    merged = dict(podlib.annotations(pod))
+    taken = {}
+    for key, value in marks.items():
+        with_it = {**merged, key: value}
+        if (
+            sum(len(k.encode()) + len(v.encode()) for k, v in with_it.items())
+            <= MOST_ANNOTATION_BYTES
+        ):
+            merged, taken[key] = with_it, value
+    return taken
 
 
 def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
@@ -200,9 +226,10 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
     patched = dict(pod)
     fresh: set[int] = {id(patched)}
     for operation in patch:
-        *parents, last = [
-            part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]
-        ]
+        parts = operation["path"].split("/")[1:]
+        if "~" in operation["path"]:
+            parts = [part.replace("~1", "/").replace("~0", "~") for part in parts]
+        *parents, last = parts
         target: Any = patched
         try:
             for member in parents:

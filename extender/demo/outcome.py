@@ -51,6 +51,8 @@ class Run:
     held: Mapping[Spot, str]
     """Piece -> name of the pod."""
     pods: tuple[PodOutcome, ...]
+    errors: tuple[str, ...] = ()
+    """Calls of the extender that failed; the scheduler went on without it."""
 
     def use(self, gpu: Gpu, position: int) -> Use | None:
         """Who holds one piece of a GPU, and how much of it is used; None: it is free."""

@@ -31,13 +31,16 @@ class Report:
 
     @property
     def findings(self) -> list[str]:
-        """What went otherwise than it should: pods without a decision."""
-        return [
-            f"{pod.name}: {pod.problem or 'no decision'}"
-            for shown in self.after
-            for pod in shown.run.pods
-            if not pod.decision
-        ]
+        """What went otherwise than it should: pods without a decision, an extender that failed."""
+        found: list[str] = []
+        for shown in self.after:
+            found += [f"extender: {error}" for error in shown.run.errors]
+            found += [
+                f"{pod.name}: {pod.problem or 'no decision'}"
+                for pod in shown.run.pods
+                if not pod.decision
+            ]
+        return found
 
 
 def report(scenario: Scenario, policy: Policy, before: Run, after: Sequence[Run]) -> Report:

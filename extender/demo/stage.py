@@ -186,7 +186,10 @@ class Stage:
     def run(self) -> Run:
         """What there is to see now."""
         held = {spot: key[1] for spot, key in self.cluster.kubelets.held.items()}
-        return Run(self.name, tuple(self.gpus), held, tuple(map(self._now, self.outcomes)))
+        extender = self.cluster.scheduler.extender
+        errors = tuple(dict.fromkeys(extender.errors)) if extender else ()
+        pods = tuple(map(self._now, self.outcomes))
+        return Run(self.name, tuple(self.gpus), held, pods, errors)
 
     def _now(self, outcome: PodOutcome) -> PodOutcome:
         """The outcome with where the pod is by now, or why it is nowhere."""

@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 
 from extender.core.capacity import Capacity
-from extender.core.node import Node
 from extender.core.pod import (
     Container,
     Pod,
@@ -46,6 +45,17 @@ class Args:
     nodes: Any
     """The NodeList of a scheduler with `nodeCacheCapable: false`; else None."""
 
+    def distinct(self) -> set[Any]:
+        """The names as a set.
+
+        Raises:
+            BadArgs: something among them can be no name.
+        """
+        try:
+            return set(self.names)
+        except TypeError:
+            raise BadArgs("NodeNames holds something else than names") from None
+
 
 def read_args(body: bytes) -> Args:
     """Decode ExtenderArgs.
@@ -59,10 +69,8 @@ def read_args(body: bytes) -> Args:
         raise BadArgs(f"body is not JSON: {error}") from None
     if not isinstance(args, dict):
         raise BadArgs("body is not ExtenderArgs: a JSON object with Pod and NodeNames")
-    folded = args if "Pod" in args else {key.lower(): value for key, value in args.items()}
-    pod = folded.get("Pod", folded.get("pod"))
-    names = folded.get("NodeNames", folded.get("nodenames"))
-    nodes = folded.get("Nodes", folded.get("nodes"))
+    folded = {key.lower(): value for key, value in args.items()}
+    pod, names, nodes = (folded.get(key) for key in ("pod", "nodenames", "nodes"))
     if not isinstance(pod, dict):
         raise BadArgs("ExtenderArgs has no Pod")
     if names is None and isinstance(nodes, dict):
@@ -96,7 +104,10 @@ class Scheduling:
             items = objects(args.nodes.get("items"))
             passed = [n for n in items if text(metadata(n).get("name")) not in refused]
             answer["Nodes"] = {**args.nodes, "items": passed}
-        return orjson.dumps(answer)
+        try:
+            return orjson.dumps(answer)
+        except orjson.JSONEncodeError as error:
+            raise BadArgs(f"nodes cannot be sent back: {error}") from None
 
     def _refused(self, args: Args) -> dict[str, str]:
         if not self.policy().filter or labels(args.pod).get(REWRITTEN_LABEL) != "true":
@@ -104,14 +115,13 @@ class Scheduling:
         asked = _mig_asked(containers(args.pod))
         if not asked:
             return {}
-        need_mib = _need_mib(args.pod)
-        index = self.capacity().index
-        refused = {}
-        for name in args.names:
-            node = index.get(name) if isinstance(name, str) else None
-            if node is not None and (why := _objection(node, asked, need_mib)):
-                refused[name] = why
-        return refused
+        capacity, need_mib = self.capacity(), _need_mib(args.pod)
+        # The need is that of the pod's largest container, which asks for the largest slice.
+        small = 0 if need_mib is None else capacity.too_small(asked, need_mib)
+        why = {node.name: SLICE_TOO_SMALL for node in capacity.index.members(small)}
+        for node in capacity.index.members(capacity.index.reconfiguring):
+            why[node.name] = RECONFIGURING
+        return {name: why[name] for name in why.keys() & args.distinct()} if why else {}
 
     def prioritize(self, body: bytes) -> bytes:
         """Score the nodes for a pod that asks for a GPU or a slice; nothing for any other."""
@@ -122,7 +132,7 @@ class Scheduling:
             return b"[]"
         namespace = text(metadata(args.pod).get("namespace"))
         best = self.ranking().scores(
-            [name for name in args.names if isinstance(name, str)],
+            args.distinct(),
             f"{namespace}/{workload(args.pod)}",
             spread=policy.spread_replicas,
         )
@@ -138,15 +148,3 @@ def _need_mib(pod: Mapping[str, Any]) -> int | None:
         return mib_up(whole(annotations(pod)[NEED_ANNOTATION]))
     except (KeyError, QuantityError):
         return None
-
-
-def _objection(node: Node, asked: set[str], need_mib: int | None) -> str | None:
-    if node.reconfiguring:
-        return RECONFIGURING
-    offers = [node.offers.get(resource) for resource in asked]
-    usable = [offer.usable_mib for offer in offers if offer is not None]
-    if need_mib is None or len(usable) < len(asked) or None in usable:
-        return None
-    # The need is that of the pod's largest container, which asks for the largest slice.
-    largest = max(mib for mib in usable if mib is not None)
-    return SLICE_TOO_SMALL if largest < need_mib else None

@@ -77,7 +77,7 @@ async def listening(
                 manager,
                 loop=loop,
                 keepalive_timeout=KEEP_ALIVE_S,
-                access_log=None,  # type: ignore[arg-type]  as AppRunner passes it on
+                access_log=None,  # type: ignore[arg-type]  # as AppRunner passes it on
                 auto_decompress=False,  # nobody compresses requests to us but to make us swell
             )
 

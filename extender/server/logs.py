@@ -17,17 +17,30 @@ def _bounded(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, 
     return event
 
 
+def _printable(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A terminal obeys control characters, and a name with a newline would look like another line."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = repr(value)[1:-1]
+    return event
+
+
 def configure(*, level: int = logging.INFO) -> None:
     """Send structlog and the standard library's logging to stderr, in one form."""
     at_terminal = sys.stderr.isatty()
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _bounded,
     ]
     rendered: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=False)]
+        [
+            _printable,
+            structlog.dev.ConsoleRenderer(
+                colors=False,
+                exception_formatter=structlog.dev.plain_traceback,  # the others print locals: pods
+            ),
+        ]
         if at_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -1,5 +1,6 @@
 """HTTP around the pure handlers: sizes, statuses, counting. One line for whatever is refused."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -22,6 +23,7 @@ LARGEST_ARGS_BYTES = 64 * 1024 * 1024
 """With `nodeCacheCapable: false` the scheduler sends whole nodes: 500 of them are 10 MB."""
 MOST_AT_ONCE_BYTES = 256 * 1024 * 1024
 """Of bodies that one port takes in at the same time: tens of thousands of pods, 32 of the largest."""
+BODY_S = 10.0
 
 DRY_RUN = web.RequestKey("dry-run", bool)
 
@@ -29,7 +31,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def counted(
-    metrics: Metrics, draining: Callable[[], bool], *, most_bytes: int = MOST_AT_ONCE_BYTES
+    metrics: Metrics,
+    draining: Callable[[], bool],
+    *,
+    most_bytes: int = MOST_AT_ONCE_BYTES,
+    body_s: float = BODY_S,
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Middleware: refusals in one line, every request counted, connections let go while draining.
 
@@ -37,6 +43,7 @@ def counted(
         metrics: what counts; dry runs have a counter of their own and no other.
         draining: whether clients should go elsewhere.
         most_bytes: of bodies that may be on their way at the same time.
+        body_s: how long one may take to arrive.
     """
     coming_bytes = 0
 
@@ -51,7 +58,10 @@ def counted(
             return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once; try again")
         coming_bytes += size
         try:
-            return await _answered(request, handler)
+            async with asyncio.timeout(body_s):
+                return await _answered(request, handler)
+        except TimeoutError:
+            return refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body took longer than {body_s:g} s")
         finally:
             coming_bytes -= size
 

@@ -232,7 +232,7 @@ async def _listen(
 
 
 def _cannot_listen(flag: str, bind: str, port: int, error: OSError) -> StartError:
-    known = error.errno is not None and error.errno > 0  # asyncio wraps the system's own words
-    why = os.strerror(error.errno) if known else error.strerror or error
+    number = error.errno or 0  # negative for names that do not resolve
+    why = os.strerror(number) if number > 0 else error.strerror or error
     message = f"{flag} {port}: cannot listen on {bind}: {why}; choose another port or address"
     return StartError(message, BAD_INPUT)

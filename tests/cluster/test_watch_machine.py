@@ -235,6 +235,17 @@ def test_retry_after_is_honoured_from_header_and_event_alike(status: int) -> Non
     assert 9 < after.seconds <= 10
 
 
+@pytest.mark.parametrize("asked_s", [0, -60])
+def test_a_retry_after_of_nothing_is_no_leave_to_hurry(asked_s: int) -> None:
+    bench = Bench().watching()
+    with pytest.raises(ApiError) as caught:
+        bench.machine.line(error(429, details={"retryAfterSeconds": asked_s}))
+    after = bench.machine.failed(caught.value)
+
+    assert isinstance(after, Wait)
+    assert after.seconds >= 0.05
+
+
 def test_a_retry_after_of_a_day_is_five_minutes() -> None:
     after = Bench().watching().machine.failed(ApiError(503, retry_after_s=86400))
 
@@ -340,6 +351,14 @@ def test_an_event_about_an_odd_object_relists_the_first_time_and_is_passed_over_
     assert logs == []
     assert bench.mirror.held == {}
     assert versions(bench.machine.failed(Unreachable("to see the version"))) == "8"
+
+
+def test_an_error_event_that_does_not_decode_is_never_passed_over() -> None:
+    bench = Bench().watching()
+
+    for _ in range(2):
+        with pytest.raises(Unreadable):
+            bench.machine.line(event("ERROR", {"kind": "Status", "metadata": {}, "code": "x"}))
 
 
 def test_an_odd_object_that_mends_is_taken_in_and_said_again_when_it_breaks() -> None:

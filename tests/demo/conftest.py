@@ -1,12 +1,17 @@
 """Parts that the demo's tests share: certificates, a cluster, a webhook and an extender to play with."""
 
+import asyncio
 import base64
 import json
+import shutil
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -79,3 +84,27 @@ def gpu_pod() -> Callable[..., dict[str, Any]]:
         return {"metadata": {"name": name}, "spec": {"containers": [container], **spec}}
 
     return make
+
+
+@pytest.fixture
+def curl() -> Callable[[list[str]], Awaitable[str]]:
+    """What a curl command prints; where there is no curl, what the same request by us would."""
+
+    async def run(words: list[str]) -> str:
+        if shutil.which(words[0]):
+            running = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+            out, _ = await running.communicate()
+            assert running.returncode == 0
+            return out.decode()
+        given = dict(pairwise(words))
+        body, tls = given.get("-d"), ssl.create_default_context(cafile=given["--cacert"])
+        method = given.get("-X", "POST" if body else "GET")
+        headers = {"Content-Type": "application/json"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, words[-1], data=body, headers=headers, ssl=tls) as response,
+        ):
+            head = f"HTTP/1.1 {response.status} {response.reason}\r\n\r\n" if "-i" in words else ""
+            return head + await response.text()
+
+    return run

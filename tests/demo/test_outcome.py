@@ -41,17 +41,19 @@ def test_a_pod_is_hollow_when_a_smaller_profile_would_hold_its_need() -> None:
 
 def test_a_slice_is_never_called_hollow() -> None:
     found = add_up([["3g.40gb", "3g.40gb"]], {(0, 0): "a"}, {"a": "1"})
-    assert (found.hollow, found.held_gb) == ((), 40)
+    assert not found.hollow
+    assert found.held_gb == 40
 
 
 def test_a_pod_on_several_cards_uses_each_in_part_and_is_named_once() -> None:
     found = add_up(["whole", "whole"], {(0, 0): "a", (1, 0): "a"}, {"a": "10"})
-    assert (found.used_gb, found.held_gb, len(found.hollow)) == (10, 160, 1)
+    assert (int(found.used_gb), int(found.held_gb), len(found.hollow)) == (10, 160, 1)
 
 
 def test_use_that_is_not_known_counts_as_none_and_is_not_hollow() -> None:
     found = add_up(["whole"], {(0, 0): "a"}, {"a": None})
-    assert (found.used_gb, found.held_gb, found.hollow) == (0, 80, ())
+    assert (int(found.used_gb), int(found.held_gb)) == (0, 80)
+    assert not found.hollow
 
 
 def test_cards_that_nobody_holds_are_free_when_whole_and_idle_when_cut() -> None:
@@ -64,7 +66,7 @@ def test_cards_that_nobody_holds_are_free_when_whole_and_idle_when_cut() -> None
 
 def test_only_cards_in_use_cost() -> None:
     found = add_up(["whole", "whole"], {(0, 0): "a"}, {"a": "70"})
-    assert (found.gpus_in_use, found.cost_a_month) == (1, 1000)
+    assert (found.gpus_in_use, int(found.cost_a_month)) == (1, 1000)
 
 
 def test_pods_without_a_place_are_told() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import yaml
 
 from extender.config import DEFAULT_DOCUMENT, load
 from extender.config.types import MigfitConfiguration
+from extender.core.policy import Mode
 from extender.server.configuration import KEY
 from tests.deploy.manifests import one
 
@@ -19,8 +22,13 @@ def text() -> str:
     return str(data[KEY])
 
 
-def test_the_configuration_says_the_defaults() -> None:
-    assert load(text()) == load(DEFAULT_DOCUMENT)
+def test_a_first_install_only_looks_and_all_else_is_the_default() -> None:
+    policy = load(text())
+
+    assert policy.mode is Mode.DRY_RUN
+    assert replace(policy, mode=Mode.ENFORCE) == replace(
+        load(DEFAULT_DOCUMENT), revision=policy.revision
+    )
 
 
 def test_every_setting_is_there_to_be_changed() -> None:

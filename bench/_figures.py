@@ -1,0 +1,182 @@
+"""From rounds to figures: medians of alternations, a table or JSON, and whether targets are reached."""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench._client import Round
+from bench._servers import Serving, loop_name
+
+WARM_UP_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure."""
+
+    alternations: int
+    round_s: float
+    paced_s: float
+
+
+FULL = Effort(alternations=9, round_s=0.4, paced_s=10.0)
+QUICK = Effort(alternations=3, round_s=0.1, paced_s=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line said."""
+
+    effort: Effort
+    as_json: bool
+
+
+def options(description: str) -> Options:
+    """Read the command line of a benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--quick", action="store_true", help="measure for seconds, coarsely")
+    given = parser.parse_args()
+    return Options(QUICK if given.quick else FULL, given.json)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number that has a target."""
+
+    what: str
+    value: float
+    target: float
+    unit: str = "x"
+    at_least: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the target is met."""
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+    def as_row(self) -> dict[str, Any]:
+        """For people and for JSON."""
+        sign = ">=" if self.at_least else "<="
+        return {
+            "figure": self.what,
+            "value": f"{self.value:.2f} {self.unit}",
+            "target": f"{sign} {self.target:g} {self.unit}",
+            "": "reached" if self.reached else "not reached",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The rounds of one server."""
+
+    rounds: Sequence[Round]
+    cpu_s: float
+
+    def percentile_ms(self, percent: float) -> float:
+        """Latency over all rounds."""
+        latencies_s = sorted(latency for one in self.rounds for latency in one.latencies_s)
+        rank = math.ceil(percent / 100 * len(latencies_s)) - 1
+        return 1000 * latencies_s[max(0, rank)]
+
+    @property
+    def per_s(self) -> float:
+        """Requests per second in the median round."""
+        return statistics.median(one.per_s for one in self.rounds)
+
+    @property
+    def cpu_us(self) -> float:
+        """Processor time of the server for one request, in microseconds."""
+        return 1e6 * self.cpu_s / sum(len(one.latencies_s) for one in self.rounds)
+
+    def as_row(self) -> dict[str, Any]:
+        """The columns every benchmark shows of a server."""
+        return {
+            "p50 ms": round(self.percentile_ms(50), 3),
+            "p99 ms": round(self.percentile_ms(99), 3),
+            "requests/s": round(self.per_s),
+            "cpu us": round(self.cpu_us),
+        }
+
+
+Contender = tuple[Serving, Callable[[float], Round]]
+"""A server, and how to put a round of so many seconds to it."""
+
+
+def alternate(ours: Contender, bare: Contender, effort: Effort) -> tuple[Measured, Measured]:
+    """A round for one, a round for the other, and again: what disturbs one disturbs both.
+
+    A machine that others share is never the same for long, so only the ratio within a pair of
+    neighbouring rounds means anything, and of the pairs the median.
+    """
+    contenders = (ours, bare)
+    for _, ask in contenders:
+        ask(WARM_UP_S)
+    begun_s = [server.cpu_s() for server, _ in contenders]
+    rounds: tuple[list[Round], list[Round]] = ([], [])
+    for number in range(effort.alternations):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            rounds[which].append(contenders[which][1](effort.round_s))
+    used_s = [
+        server.cpu_s() - begun for (server, _), begun in zip(contenders, begun_s, strict=True)
+    ]
+    return Measured(rounds[0], used_s[0]), Measured(rounds[1], used_s[1])
+
+
+def median_ratio(ours: Measured, bare: Measured, of: Callable[[Round], float]) -> float:
+    """The median over the alternations of ours / bare."""
+    pairs = zip(ours.rounds, bare.rounds, strict=True)
+    return statistics.median(of(one) / of(other) for one, other in pairs)
+
+
+def p50_s(one: Round) -> float:
+    """The median latency of a round."""
+    return statistics.median(one.latencies_s)
+
+
+def report(
+    benchmark: str,
+    rows: Sequence[Mapping[str, Any]],
+    figures: Sequence[Figure],
+    given: Options,
+    begun_s: float,
+) -> None:
+    """Print what was measured."""
+    machine = {
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "python": platform.python_version(),
+        "loop": loop_name(),
+        "seconds": round(time.monotonic() - begun_s),
+    }
+    reached = [figure.as_row() for figure in figures]
+    if given.as_json:
+        print(
+            json.dumps(
+                {"benchmark": benchmark, "machine": machine, "rows": rows, "figures": reached},
+                indent=1,
+            )
+        )
+        return
+    print(", ".join(f"{key}: {value}" for key, value in machine.items()), end="\n\n")
+    print(_table(rows), _table(reached), sep="\n\n")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if position == 0 else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in shown
+    )

@@ -1,0 +1,326 @@
+"""The state kept event by event, against the same state built anew; reservations; staleness."""
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from extender.cluster.held import Held
+from extender.cluster.in_flight import MOST
+from extender.cluster.objects import (
+    LimitRangeObject,
+    NamespaceObject,
+    NodeObject,
+    PodObject,
+    ResourceQuotaObject,
+)
+from extender.cluster.state import State
+from extender.core.decision import Decision
+from extender.core.policy import Policy, Pool
+from extender.core.reason import Action, Reason
+from extender.core.rewrite import DECISION_ANNOTATION
+from tests.cluster.picture import picture
+from tests.cluster.watching import Clock
+
+T = TypeVar("T")
+
+GPU, OTHER_GPU = "nvidia.com/gpu", "example.com/gpu"
+SMALL, LARGE = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-3g.40gb"
+PRODUCT = "NVIDIA-A100-SXM4-80GB"
+
+NODES = ["n0", "n1", "n2", "n3"]
+PODS = [f"p{i}" for i in range(7)]
+NAMESPACES = ["default", "team-a", "team-b"]
+POLICIES = [
+    Policy(),
+    Policy(gpu_resource=OTHER_GPU),
+    Policy(usable_mib={PRODUCT: {"1g.10gb": 5000}}),
+    Policy(pools=(Pool(name="a100s", labels={"zone": "a"}, slices={LARGE: 2}),)),
+]
+
+
+def convert(kind: type[T], **fields: Any) -> T:
+    return msgspec.convert(fields, kind)
+
+
+# --- what may be there ---------------------------------------------------------------------------
+
+
+def node(name: str, **more: Any) -> NodeObject:
+    fields = {
+        "labels": {"nvidia.com/gpu.product": PRODUCT},
+        "allocatable": {"cpu": "8", "memory": "64Gi", "pods": "110", SMALL: "4", LARGE: "1"},
+        **more,
+    }
+    return convert(
+        NodeObject,
+        metadata={"name": name, "labels": fields["labels"]},
+        spec={k: v for k, v in fields.items() if k in ("taints", "unschedulable")},
+        status={"allocatable": fields["allocatable"]},
+    )
+
+
+def pod(
+    name: str,
+    resource: str = SMALL,
+    count: int = 1,
+    *,
+    on: str = "",
+    namespace: str = "default",
+    decision: str = "",
+    phase: str = "Pending",
+    **spec: Any,
+) -> PodObject:
+    mark = {"annotations": {DECISION_ANNOTATION: decision}} if decision else {}
+    asked = {"cpu": "500m", resource: str(count)} if resource else {"cpu": "500m"}
+    container = {"name": "main", "resources": {"limits": asked, "requests": asked}}
+    return convert(
+        PodObject,
+        metadata={"name": name, "namespace": namespace, "uid": f"uid-{name}", **mark},
+        spec={"containers": [container], "nodeName": on, **spec},
+        status={"phase": phase},
+    )
+
+
+labels = st.fixed_dictionaries(
+    {"nvidia.com/gpu.product": st.just(PRODUCT)},
+    optional={
+        "zone": st.sampled_from("ab"),
+        "size": st.sampled_from("15"),
+        "karpenter.sh/nodepool": st.just("gpus"),
+        "nvidia.com/mig.strategy": st.sampled_from(["mixed", "single"]),
+        "nvidia.com/mig.config.state": st.sampled_from(["success", "pending"]),
+        f"{SMALL}.memory": st.sampled_from(["9728", "9856", "0"]),
+    },
+)
+allocatable = st.fixed_dictionaries(
+    {"cpu": st.sampled_from(["2", "64"]), "memory": st.just("64Gi"), "pods": st.just("4")},
+    optional={
+        GPU: st.sampled_from(["0", "1", "4"]),
+        OTHER_GPU: st.sampled_from(["0", "2"]),
+        SMALL: st.sampled_from(["0", "3", "7"]),
+        LARGE: st.sampled_from(["1", "2"]),
+    },
+)
+taints = st.lists(
+    st.builds(
+        dict,
+        key=st.sampled_from("xy"),
+        effect=st.sampled_from(["NoSchedule", "NoExecute", "PreferNoSchedule"]),
+    ),
+    max_size=2,
+)
+nodes = st.builds(
+    node,
+    st.sampled_from(NODES),
+    labels=labels,
+    allocatable=allocatable,
+    taints=taints,
+    unschedulable=st.sampled_from([None, False, True]),
+)
+
+owners = st.sampled_from(
+    [
+        [],
+        [{"kind": "ReplicaSet", "name": "asr-abc12", "controller": True}],
+        [{"kind": "StatefulSet", "name": "tts", "controller": True}],
+    ]
+)
+pod_metadata = st.fixed_dictionaries(
+    {"namespace": st.sampled_from(NAMESPACES), "ownerReferences": owners},
+    optional={
+        "labels": st.fixed_dictionaries(
+            {"pod-template-hash": st.just("abc12")}, optional={"migfit.io/rewritten": st.just("true")}
+        ),
+    },
+)
+asked = st.dictionaries(
+    st.sampled_from([GPU, OTHER_GPU, SMALL, LARGE, "rdma/hca"]),
+    st.sampled_from(["1", "2"]),
+    max_size=2,
+)
+containers = st.builds(
+    lambda limits, cpu, always: {
+        "resources": {"limits": limits, "requests": {**limits, **cpu}},
+        **({"restartPolicy": "Always"} if always else {}),
+    },
+    asked,
+    st.sampled_from([{}, {"cpu": "1"}, {"cpu": "250m", "memory": "1Gi"}]),
+    st.booleans(),
+)
+pod_spec = st.fixed_dictionaries(
+    {
+        "containers": st.lists(containers, min_size=1, max_size=2),
+        "initContainers": st.lists(containers, max_size=1),
+    },
+    optional={
+        "nodeSelector": st.just({"zone": "a"}),
+        "tolerations": st.just([{"key": "x", "operator": "Exists"}]),
+        "priority": st.sampled_from([0, 100]),
+        "activeDeadlineSeconds": st.just(60),
+    },
+)
+progress = st.fixed_dictionaries(
+    {
+        "phase": st.sampled_from(["Pending", "Pending", "Running", "Running", "Succeeded", "Failed"]),
+        "nodeName": st.sampled_from(["", *NODES, "unknown"]),
+        "gated": st.booleans(),
+        "deleting": st.booleans(),
+    }
+)
+namespaces = st.builds(
+    lambda name, mode: convert(NamespaceObject, metadata={"name": name, "labels": mode}),
+    st.sampled_from(NAMESPACES),
+    st.sampled_from([{}, {"migfit.io/mode": "ignore"}]),
+)
+hard = st.dictionaries(
+    st.sampled_from([f"requests.{GPU}", f"requests.{OTHER_GPU}", f"requests.{SMALL}", "pods"]),
+    st.sampled_from(["0", "2", 4]),
+    max_size=2,
+)
+quotas = st.builds(
+    lambda namespace, name, hard: convert(
+        ResourceQuotaObject, metadata={"name": name, "namespace": namespace}, spec={"hard": hard}
+    ),
+    st.sampled_from(NAMESPACES),
+    st.sampled_from("qr"),
+    hard,
+)
+limits = st.builds(
+    lambda namespace, most: convert(
+        LimitRangeObject,
+        metadata={"name": "l", "namespace": namespace},
+        spec={"limits": [{"type": "Container", "max": most}]},
+    ),
+    st.sampled_from(NAMESPACES),
+    st.dictionaries(st.sampled_from([GPU, OTHER_GPU, SMALL]), st.just("0"), max_size=1),
+)
+
+
+# --- the state after any events ------------------------------------------------------------------
+
+
+class Kind:
+    """The objects of one kind as the API server has them, and where a state takes them in."""
+
+    def __init__(self, sink: Held[Any]) -> None:
+        self.sink = sink
+        self.there: dict[str, Any] = {}
+
+    def put(self, item: Any) -> None:
+        self.there[self.sink._key(item)] = item
+        self.sink.upsert(item)
+
+    def drop(self, item: Any) -> None:
+        self.there.pop(self.sink._key(item), None)
+        self.sink.remove(item)
+
+    def relist(self, rng: Random, *, broken_off: bool) -> None:
+        """List anew, after events that nobody saw; perhaps at the second attempt."""
+        if broken_off:
+            self.sink.listing()
+            for key in rng.sample(sorted(self.there), len(self.there) // 2):
+                self.sink.upsert(self.there[key])
+        for key in sorted(self.there):
+            if rng.random() < 0.3:
+                del self.there[key]
+        self.sink.listing()
+        for key in sorted(self.there, key=lambda _: rng.random()):
+            self.sink.upsert(self.there[key])
+        self.sink.listed()
+
+
+class Events(RuleBasedStateMachine):
+    """Events of a cluster in any order, pods before their node included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = State(POLICIES[0], Clock())
+        tenants = self.state.tenants
+        self.nodes = Kind(self.state.nodes)
+        self.pods = Kind(self.state.pods)
+        self.namespaces = Kind(tenants.namespaces)
+        self.quotas = Kind(tenants.quotas)
+        self.limits = Kind(tenants.limits)
+        self.specs: dict[str, tuple[Any, Any]] = {}
+
+    @rule(item=nodes)
+    def put_node(self, item: NodeObject) -> None:
+        self.nodes.put(item)
+
+    @rule(name=st.sampled_from(NODES))
+    def drop_node(self, name: str) -> None:
+        self.nodes.drop(node(name))
+
+    @rule(
+        uid=st.sampled_from(PODS), metadata=pod_metadata, spec=pod_spec, now=progress
+    )
+    def put_pod(self, uid: str, metadata: Any, spec: Any, now: Any) -> None:
+        """A new pod, or a known one one step further: what it asks for never changes."""
+        if uid not in self.pods.there:
+            self.specs[uid] = metadata, spec
+        metadata, spec = self.specs[uid]
+        metadata = {**metadata, "name": uid, "uid": uid}
+        if now["deleting"]:
+            metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        spec = {**spec, "nodeName": now["nodeName"]}
+        if now["gated"]:
+            spec["schedulingGates"] = [{"name": "wait"}]
+        status = {"phase": now["phase"]}
+        self.pods.put(convert(PodObject, metadata=metadata, spec=spec, status=status))
+
+    @rule(uid=st.sampled_from(PODS))
+    def drop_pod(self, uid: str) -> None:
+        self.pods.drop(
+            convert(PodObject, metadata={"name": uid, "uid": uid}, spec={"containers": []})
+        )
+
+    @rule(item=namespaces, there=st.booleans())
+    def change_namespace(self, item: NamespaceObject, there: bool) -> None:
+        (self.namespaces.put if there else self.namespaces.drop)(item)
+
+    @rule(item=quotas, there=st.booleans())
+    def change_quota(self, item: ResourceQuotaObject, there: bool) -> None:
+        (self.quotas.put if there else self.quotas.drop)(item)
+
+    @rule(item=limits, there=st.booleans())
+    def change_limits(self, item: LimitRangeObject, there: bool) -> None:
+        (self.limits.put if there else self.limits.drop)(item)
+
+    @rule(
+        kind=st.sampled_from(["nodes", "pods", "namespaces", "quotas", "limits"]),
+        rng=st.randoms(use_true_random=False),
+        broken_off=st.booleans(),
+    )
+    def relist(self, kind: str, rng: Random, broken_off: bool) -> None:
+        getattr(self, kind).relist(rng, broken_off=broken_off)
+
+    @rule(policy=st.sampled_from(POLICIES))
+    def configure(self, policy: Policy) -> None:
+        self.state.set_policy(policy)
+
+    @invariant()
+    def equals_one_built_from_what_is_there(self) -> None:
+        fresh = State(self.state.policy, Clock())
+        fresh.fill(
+            nodes=_backwards(self.nodes),
+            pods=_backwards(self.pods),
+            namespaces=_backwards(self.namespaces),
+            quotas=_backwards(self.quotas),
+            limits=_backwards(self.limits),
+        )
+        assert picture(self.state) == picture(fresh)
+
+
+def _backwards(kind: Kind) -> Iterator[Any]:
+    """In an order that no event had, so that slots and the like differ."""
+    return (kind.there[key] for key in sorted(kind.there, reverse=True))
+
+
+Events.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestEvents = Events.TestCase
