@@ -13,6 +13,9 @@ FINDING = 1
 BAD_INPUT = 2
 UNREACHABLE = 3
 
+DEEPEST = 200
+"""Levels of nesting in a file; Kubernetes' own objects stay far below."""
+
 output_option = click.option(
     "-o",
     "--output",
@@ -59,8 +62,8 @@ def documents(path: Path | str) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         fail(f"{named(path)} is not JSON: {error}")
     try:
-        every = [found] if found is not None else list(yaml.load_all(text, Loader=yaml.CSafeLoader))
-    except (yaml.YAMLError, RecursionError) as error:
+        every = [found] if found is not None else _from_yaml(text)
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         fail(f"{named(path)} is not YAML: {' '.join(str(error).split())}")
     objects = list(_flat(every))
     if not objects or not all(isinstance(each.get("kind"), str) for each in objects):
@@ -69,6 +72,19 @@ def documents(path: Path | str) -> list[dict[str, Any]]:
             "give a file that `kubectl apply -f` would take"
         )
     return objects
+
+
+def _from_yaml(text: str) -> list[Any]:
+    """The documents as JSON would hold them, since that is what kubectl makes of YAML."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:  # libyaml would overrun its stack
+            raise ValueError(f"it nests deeper than {DEEPEST} levels")
+    loaded = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    plain: list[Any] = json.loads(json.dumps(loaded, default=str))
+    return plain
 
 
 def _flat(found: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -86,13 +102,19 @@ def _flat(found: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def emit(data: object, output: str, table: Callable[[], str]) -> None:
-    """Print in the format asked for."""
+    """Print in the format asked for. Names in the data cannot steer a terminal."""
     if output == "json":
-        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+        click.echo(text if _harmless(text) else json.dumps(data, indent=2))
     elif output == "yaml":
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
     else:
-        click.echo(table())
+        text = table()
+        click.echo(text if _harmless(text) else "".join(c if _harmless(c) else "?" for c in text))
+
+
+def _harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:

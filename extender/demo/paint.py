@@ -8,15 +8,15 @@ from typing import TextIO
 from extender.demo.picture import Ink, Line
 
 STYLES = {
-    Ink.PLAIN: "default",
+    Ink.PLAIN: "",
     Ink.HEADING: "bold",
     Ink.NAME: "bold",
     Ink.USED: "green",
     Ink.UNTOUCHED: "yellow",
     Ink.UNKNOWN: "magenta",
-    Ink.FREE: "bright_black",
-    Ink.EDGE: "default",
-    Ink.QUIET: "bright_black",
+    Ink.FREE: "dim",
+    Ink.EDGE: "",
+    Ink.QUIET: "dim",
     Ink.GOOD: "bold green",
     Ink.BAD: "bold red",
 }

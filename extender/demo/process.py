@@ -14,7 +14,7 @@ import orjson
 
 from extender.demo.certificate import Certificate
 
-START_S = 30.0
+START_S = 60.0
 """How long the server may take until it is ready."""
 AUDIT_S = 5.0
 """How long an audit line may come after the reply it tells of."""

@@ -89,6 +89,11 @@ class Scheduling:
     ranking: Callable[[], Ranking]
     policy: Callable[[], Policy]
 
+    def leaves_no_node(self, body: bytes) -> bool:
+        """Whether `filter` would turn down every node, on the state as it is now."""
+        args = read_args(body)
+        return bool(args.names) and len(self._refused(args)) == len(args.names)
+
     def filter(self, body: bytes) -> bytes:
         """Turn down, for a rewritten pod, what no eviction could mend; pass every other node."""
         args = read_args(body)

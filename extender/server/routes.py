@@ -26,6 +26,8 @@ MOST_AT_ONCE_BYTES = 256 * 1024 * 1024
 BODY_S = 10.0
 
 DRY_RUN = web.RequestKey("dry-run", bool)
+CATCH_UP_S = 0.05
+"""How long a pod that would be turned down everywhere waits for the watch to catch up."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -143,22 +145,27 @@ def extender_app(
     app = web.Application(
         client_max_size=LARGEST_ARGS_BYTES, middlewares=[counted(metrics, draining)]
     )
-    for path, verb in (
-        ("/scheduler/filter", scheduling.filter),
-        ("/scheduler/prioritize", scheduling.prioritize),
-    ):
-        app.router.add_post(path, _verb(verb, metrics, path))
-    return app
+    filtered = metrics.latency.labels("/scheduler/filter")
+    prioritized = metrics.latency.labels("/scheduler/prioritize")
 
-
-def _verb(verb: Callable[[bytes], bytes], metrics: Metrics, path: str) -> Handler:
-    latency = metrics.latency.labels(path)
-
-    async def handle(request: web.Request) -> web.StreamResponse:
+    async def filter_nodes(request: web.Request) -> web.Response:
         body = await request.read()
         begun_s = time.perf_counter()
-        answer = verb(body)
-        latency.observe(time.perf_counter() - begun_s)
+        if scheduling.leaves_no_node(body):
+            # The event that woke the pod may not have reached us yet, and after our "no" only
+            # another event would wake it again: look once more when the watch has caught up.
+            await asyncio.sleep(CATCH_UP_S)
+        answer = scheduling.filter(body)
+        filtered.observe(time.perf_counter() - begun_s)
         return web.Response(body=answer, content_type="application/json")
 
-    return handle
+    async def prioritize(request: web.Request) -> web.Response:
+        body = await request.read()
+        begun_s = time.perf_counter()
+        answer = scheduling.prioritize(body)
+        prioritized.observe(time.perf_counter() - begun_s)
+        return web.Response(body=answer, content_type="application/json")
+
+    app.router.add_post("/scheduler/filter", filter_nodes)
+    app.router.add_post("/scheduler/prioritize", prioritize)
+    return app

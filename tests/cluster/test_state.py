@@ -135,7 +135,8 @@ pod_metadata = st.fixed_dictionaries(
     {"namespace": st.sampled_from(NAMESPACES), "ownerReferences": owners},
     optional={
         "labels": st.fixed_dictionaries(
-            {"pod-template-hash": st.just("abc12")}, optional={"migfit.io/rewritten": st.just("true")}
+            {"pod-template-hash": st.just("abc12")},
+            optional={"migfit.io/rewritten": st.just("true")},
         ),
     },
 )
@@ -167,7 +168,9 @@ pod_spec = st.fixed_dictionaries(
 )
 progress = st.fixed_dictionaries(
     {
-        "phase": st.sampled_from(["Pending", "Pending", "Running", "Running", "Succeeded", "Failed"]),
+        "phase": st.sampled_from(
+            ["Pending", "Pending", "Running", "Running", "Succeeded", "Failed"]
+        ),
         "nodeName": st.sampled_from(["", *NODES, "unknown"]),
         "gated": st.booleans(),
         "deleting": st.booleans(),
@@ -257,9 +260,7 @@ class Events(RuleBasedStateMachine):
     def drop_node(self, name: str) -> None:
         self.nodes.drop(node(name))
 
-    @rule(
-        uid=st.sampled_from(PODS), metadata=pod_metadata, spec=pod_spec, now=progress
-    )
+    @rule(uid=st.sampled_from(PODS), metadata=pod_metadata, spec=pod_spec, now=progress)
     def put_pod(self, uid: str, metadata: Any, spec: Any, now: Any) -> None:
         """A new pod, or a known one one step further: what it asks for never changes."""
         if uid not in self.pods.there:

@@ -171,7 +171,7 @@ class Migfit:
             ],
         }
 
-    def register(self, **fields: object) -> None:
+    def register(self, configuration: str = "", **fields: object) -> None:
         """Register the webhook, as the manifests do, and wait until the API server calls it."""
         bundle = base64.b64encode(self._ca.cert_pem.bytes()).decode()
         webhook: JSON = {
@@ -200,7 +200,7 @@ class Migfit:
             {
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "MutatingWebhookConfiguration",
-                "metadata": {"name": self._name},
+                "metadata": {"name": configuration or self._name},
                 "webhooks": [webhook],
             }
         )

@@ -156,9 +156,11 @@ def pod(
 ) -> Iterator[Pod]:
     """A pod of the Deployment, running."""
     running = Pod(plane, tmp_path, authority)
-    running.start()
-    yield running
-    running.server.kill()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.server.kill()
 
 
 def test_every_object_of_the_base_is_taken_without_a_warning(

@@ -91,8 +91,8 @@ def to(pod: dict[str, Any]) -> tuple[str, str | None]:
     return pod["decision"]["reason"], pod["decision"]["containers"][0]["to"]
 
 
-@pytest.mark.parametrize("name", built_in_names())
-async def test_every_built_in_scenario_plays_in_ascii(name: str) -> None:
+@pytest.mark.parametrize("name", built_in_names()[1:])
+async def test_every_other_built_in_scenario_plays_also_in_ascii(name: str) -> None:
     code, out, err = await demo("--scenario", name, "--ascii")
     assert (code, err) == (0, "")
     assert out.isascii()
@@ -128,7 +128,7 @@ def test_a_server_that_does_not_start_is_one_line_and_exit_code_1(
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_kept_it_takes_a_pod_by_its_own_curl_command_and_ends_without_a_trace(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, curl: Curl
 ) -> None:

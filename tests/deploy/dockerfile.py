@@ -83,6 +83,7 @@ def build(root: Path) -> Path:
     pip checks them and the constraints against what the wheel demands, and finds all there.
     """
     stage, _ = stages()
+    environment: str
     (environment,) = re.findall(r"venv --without-pip (\S+)", " ".join(values(stage, "RUN")))
     (folder,) = values(stage, "WORKDIR")
     source = root / folder.lstrip("/")
@@ -119,7 +120,7 @@ def _provide(environment: Path) -> None:
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
             link = site / top
             if not link.exists():
-                link.symlink_to(found.locate_file(top))
+                link.symlink_to(str(found.locate_file(top)))
 
 
 def _copy(source: Path, target: Path) -> None:

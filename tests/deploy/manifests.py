@@ -38,9 +38,7 @@ def base() -> tuple[JSON, ...]:
 def one(kind: str, name: str = "") -> JSON:
     """The only object of that kind, or of that kind and name, in the base."""
     (found,) = [
-        item
-        for item in base()
-        if item["kind"] == kind and name in ("", item["metadata"]["name"])
+        item for item in base() if item["kind"] == kind and name in ("", item["metadata"]["name"])
     ]
     return found
 

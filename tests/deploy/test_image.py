@@ -132,7 +132,9 @@ def test_docker_is_sent_what_the_dockerfile_copies_and_nothing_else() -> None:
 
 def test_every_dependency_is_pinned_for_the_image_and_to_what_is_tested() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = {name.lower().replace("_", "-"): pin for name, _, pin in (x.partition("==") for x in lines)}
+    pins = {
+        name.lower().replace("_", "-"): pin for name, _, pin in (x.partition("==") for x in lines)
+    }
 
     assert {name: pins.get(name) for name in dependencies()} == {
         name: found.version for name, found in dependencies().items()

@@ -67,11 +67,19 @@ def test_each_object_is_named_and_labelled_as_ours(item: JSON) -> None:
     meta = item["metadata"]
 
     assert meta["name"].startswith("migfit")
-    assert meta["labels"].items() >= {
-        "app.kubernetes.io/name": "migfit",
-        "app.kubernetes.io/instance": "migfit",
-    }.items()
-    cluster_wide = ("Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration")
+    assert (
+        meta["labels"].items()
+        >= {
+            "app.kubernetes.io/name": "migfit",
+            "app.kubernetes.io/instance": "migfit",
+        }.items()
+    )
+    cluster_wide = (
+        "Namespace",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "MutatingWebhookConfiguration",
+    )
     if item["kind"] in cluster_wide:
         assert "namespace" not in meta
     else:
