@@ -69,8 +69,10 @@ def covers(toleration: JSON, taint: JSON) -> bool:
         return False
     if toleration.get("operator") == "Exists":
         return toleration.get("key") in {None, taint["key"]}
-    same_value = toleration.get("value", "") == taint.get("value", "")
-    return toleration.get("key") == taint["key"] and same_value
+    return (toleration.get("key"), toleration.get("value", "")) == (
+        taint["key"],
+        taint.get("value", ""),
+    )
 
 
 def matches(term: JSON, each: JSON) -> bool:
