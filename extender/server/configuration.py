@@ -16,6 +16,7 @@ from extender.cluster.objects import ConfigMapObject
 from extender.cluster.watch import Meter, Resource, follow
 from extender.config import ConfigError, Current
 from extender.core.policy import Policy
+from extender.server.events import Events
 from extender.server.settings import BAD_INPUT, UNREACHABLE, StartError
 
 log = structlog.get_logger(__name__)
@@ -160,21 +161,32 @@ class ConfigMapSource:
             ConfigMapObject,
             {"fieldSelector": f"metadata.name={self._object}"},
         )
-        await follow(self._client, resource, _ConfigMapSink(current, apply), meter=self._meter)
+        sink = _ConfigMapSink(current, apply, Events(self._client))
+        await follow(self._client, resource, sink, meter=self._meter)
 
 
 class _ConfigMapSink:
     """Offers every version of the ConfigMap; its deletion changes nothing."""
 
-    def __init__(self, current: Current, apply: Apply) -> None:
-        self._current, self._apply = current, apply
+    def __init__(self, current: Current, apply: Apply, events: Events) -> None:
+        self._current, self._apply, self._events = current, apply, events
+        self._seen = ""
 
     def listing(self) -> None:
         """Nothing to do."""
 
     def upsert(self, item: ConfigMapObject) -> None:
-        """A version of the ConfigMap."""
-        offer(self._current, _text(item), self._apply)
+        """A version of the ConfigMap; a relist brings the same one again."""
+        meta = item.metadata
+        if meta.resource_version and meta.resource_version == self._seen:
+            return
+        self._seen = meta.resource_version
+        error = offer(self._current, _text(item), self._apply)
+        if error is not None:
+            regarding = {"apiVersion": "v1", "kind": "ConfigMap", "name": meta.name}
+            regarding |= {"namespace": meta.namespace, "uid": meta.uid}
+            note = f"refused, the last good one stays in force: {error}"
+            self._events.warn(regarding, meta.resource_version, "ConfigurationRefused", note)
 
     def remove(self, item: ConfigMapObject) -> None:
         """The last good configuration stays."""

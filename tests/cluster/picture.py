@@ -57,6 +57,16 @@ def picture(state: State) -> dict[str, Any]:
     }
 
 
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two pictures differ, each place in one line."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        below = [
+            differences(one.get(key), other.get(key), f"{path}/{key}") for key in {**one, **other}
+        ]
+        return [line for lines in below for line in lines]
+    return [] if one == other else [f"{path}: {one!r} is not {other!r}"]
+
+
 def _capacity(capacity: Capacity) -> dict[str, Any]:
     index = capacity.index
     one = {name: 1 << slot for name, slot in index.slot_of.items()}

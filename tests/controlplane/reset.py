@@ -33,6 +33,7 @@ NAMESPACED = (
     "ResourceQuota",
     "LimitRange",
     "ConfigMap",
+    "Event",
     "Lease",
 )
 OWN_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.controlplane.migfit import GPU, a100_labels
+from tests.controlplane.migfit import CONFIG_MAP, GPU, SYSTEM_NAMESPACE, a100_labels
 from tests.controlplane.objects import bound_node, fake_node, gpu_pod, wait_until
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def test_asr_and_tts_land_on_slices_and_the_llm_keeps_a_whole_gpu(
     }
     assert pods["asr"]["metadata"]["annotations"]["migfit.io/need"] == decisions["asr"]["need"]
     [warning] = replies["asr"].warnings
-    assert warning.startswith("migfit: need 10987Mi fits mig-3g.40gb")
+    assert warning.startswith("migfit: Fits: need 10987Mi fits mig-3g.40gb")
     assert replies["llm"].warnings == []
 
     lines = [line for line in migfit.audit(namespace) if not line["dryRun"]]
@@ -207,3 +207,12 @@ def test_a_changed_config_map_changes_the_next_decision_and_a_broken_one_does_no
     wait_until(lambda: migfit.metric("migfit_config_valid") == 0, 10, "the config is refused")
     assert need() == "20480Mi"
     assert migfit.ready()
+
+    def told() -> list[JSON]:
+        return plane.client.items("Event", SYSTEM_NAMESPACE)
+
+    [event] = wait_until(told, 10, "an Event is on the ConfigMap")
+    assert event["reason"] == "ConfigurationRefused"
+    about = event["involvedObject"]
+    assert (about["kind"], about["name"]) == ("ConfigMap", CONFIG_MAP)
+    assert "headroom" in event["message"]

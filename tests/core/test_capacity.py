@@ -107,7 +107,8 @@ steps = st.lists(
         st.tuples(st.just("stop"), st.integers(0, 9)),
         st.tuples(st.just("ask"), st.sets(st.sampled_from(NAMES))),
     ),
-    max_size=15,
+    min_size=2,
+    max_size=25,
 )
 
 

@@ -1,0 +1,69 @@
+"""Kubernetes Events: what an admin sees in `kubectl describe` and `kubectl events`."""
+
+import asyncio
+import json
+import socket
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+
+from extender.cluster.client import ApiClient
+from extender.cluster.errors import ApiError, ClusterError
+
+log = structlog.get_logger(__name__)
+
+CONTROLLER = "migfit.io/serve"
+MOST_NOTE_CHARACTERS = 1000
+"""The API takes 1 KiB."""
+
+
+class Events:
+    """Writes Events without anybody waiting for them; a failure is logged and that is all."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def warn(self, regarding: dict[str, str], version: str, reason: str, note: str) -> None:
+        """Write a warning about an object, once for each version of it, by whichever replica.
+
+        Args:
+            regarding: apiVersion, kind, namespace, name and uid of the object.
+            version: its resourceVersion.
+            reason: PascalCase.
+            note: for people; cut to what the API takes.
+        """
+        task = asyncio.create_task(self._write(_event(regarding, version, reason, note)))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write(self, event: dict[str, Any]) -> None:
+        path = f"/apis/events.k8s.io/v1/namespaces/{event['metadata']['namespace']}/events"
+        try:
+            await self._client.request("POST", path, json.dumps(event).encode())
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:  # another replica has said it
+                log.warning("event not written", reason=event["reason"], error=str(error))
+        except ClusterError as error:
+            log.warning("event not written", reason=event["reason"], error=str(error))
+
+
+def _event(regarding: dict[str, str], version: str, reason: str, note: str) -> dict[str, Any]:
+    name = f"{regarding['name']}.{reason.lower()}.{version}"
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": name, "namespace": regarding["namespace"]},
+        "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "reportingController": CONTROLLER,
+        "reportingInstance": socket.gethostname()[:128],
+        "action": "Load",
+        "reason": reason,
+        "type": "Warning",
+        "regarding": regarding,
+        "note": note
+        if len(note) <= MOST_NOTE_CHARACTERS
+        else note[: MOST_NOTE_CHARACTERS - 1] + "…",
+    }
