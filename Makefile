@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast check controlplane bench constraints clean
+.PHONY: help demo test test-fast check docs controlplane bench constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,12 +18,16 @@ test: test-fast controlplane ## everything: test-fast, then against the real con
 test-fast: check ## lint, types, layers and the tests that need no control plane
 	$(BIN)/pytest -m 'not controlplane' --durations=10
 
-check: .venv ## lint, types and layers
+check: .venv ## lint, types, layers, and that generated pages are current
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
 	@if [ -f Dockerfile ]; then set -x; $(BIN)/hadolint Dockerfile; fi
+
+docs: .venv ## write the generated pages anew, and the README's picture
+	@$(BIN)/python docs/generate.py
 
 controlplane: .venv ## build etcd and Kubernetes into the user's cache, once per version
 	@$(BIN)/python -m tests.controlplane.build

@@ -6,9 +6,9 @@ The bare ones are what any aiohttp handler costs: read the body, parse it, answe
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
-import random
 import socket
 import ssl
 import tempfile
@@ -25,20 +25,11 @@ from aiohttp import web
 
 from bench._cluster import CONFIG, fill
 from extender.cli.serve import _event_loop
-from extender.cluster.objects import (
-    ContainerObject,
-    PodMetadata,
-    PodObject,
-    PodSpec,
-    Resources,
-)
 from extender.cluster.state import State
 from extender.config.load import load
-from extender.core.decision import Decision
-from extender.core.reach import slots
-from extender.core.rewrite import DECISION_ANNOTATION
-from extender.server.metrics import Metrics
 from extender.server.listen import listening
+from extender.server.logs import configure
+from extender.server.metrics import Metrics
 from extender.server.routes import LARGEST_ARGS_BYTES
 from extender.server.serve import Server
 from extender.server.settings import Settings
@@ -148,6 +139,7 @@ def production_webhook(port: int, nodes: int, cert: Path, key: Path) -> None:
 
 def _production(settings: Settings, nodes: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # audit lines are written, and read by nobody
+    configure(level=logging.WARNING)
     with asyncio.Runner(loop_factory=_event_loop) as runner:
         runner.run(_serve_production(settings, nodes))
 
@@ -160,37 +152,15 @@ async def _serve_production(settings: Settings, nodes: int) -> None:
 
 
 async def _arrivals(state: State) -> None:
-    """What the watch would tell: a pod turns up soon after its review, bound; then it goes away.
+    """The pods of answered reviews turn up in the watch, which ends their reservations.
 
     Without it every review would leave a reservation behind for its whole time to live, as if each
-    pod were refused by someone after us.
+    pod were refused by someone after us. What else the watch's events cost is not part of a review.
     """
-    there: list[PodObject] = []
     while True:
         await asyncio.sleep(ARRIVAL_S)
-        for pod in there:
-            state.pods.remove(pod)
-        there = [_arrived(decision, state) for decision in state.in_flight]
-        for pod in there:
-            state.pods.upsert(pod)
-
-
-def _arrived(decision: Decision, state: State) -> PodObject:
-    places = decision.nodes or state.capacity.index.all
-    slot = next(slots(places >> random.randrange(places.bit_length())), 0)
-    node = state.capacity.index.nodes[slot]
-    return PodObject(
-        metadata=PodMetadata(
-            name=decision.pod,
-            namespace=decision.namespace,
-            uid=decision.id,
-            annotations={DECISION_ANNOTATION: f'{{"id":"{decision.id}"}}'},
-        ),
-        spec=PodSpec(
-            containers=[ContainerObject(resources=Resources(limits=dict(decision.claims)))],
-            node_name="" if node is None else node.name,
-        ),
-    )
+        for decision in state.in_flight:
+            state.in_flight.end(decision.id)
 
 
 # --- the baselines -------------------------------------------------------------------------------

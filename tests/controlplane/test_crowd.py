@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.controlplane.migfit import GPU, a100_labels
-from tests.controlplane.objects import fake_node, gpu_pod, wait_until
+from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE, Migfit, a100_labels
+from tests.controlplane.objects import fake_node, gpu_pod, new_namespace, wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trustme
+
     from tests.controlplane.client import JSON
-    from tests.controlplane.migfit import Migfit
     from tests.controlplane.plane import ControlPlane
 
 pytestmark = pytest.mark.controlplane
 
 SLICE = "nvidia.com/mig-2g.20gb"
+IN_FLIGHT = 16
+"""Requests at once."""
 LIGHT = {"migfit.io/gpu-memory": "9.6G"}
 
 
@@ -51,7 +56,7 @@ def test_fifty_pods_at_once_take_exactly_the_ten_free_slices_and_none_is_left_pe
     known(plane, migfit, 10)
     plane.start_scheduler([migfit.extender])
     pods = [gpu_pod(f"pod-{i}", namespace, annotations=LIGHT) for i in range(50)]
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
         created = [reply.body for reply in pool.map(plane.client.create, pods)]
 
     assert sorted(map(asked, created)) == [GPU] * 40 + [SLICE] * 10
@@ -61,6 +66,39 @@ def test_fifty_pods_at_once_take_exactly_the_ten_free_slices_and_none_is_left_pe
         return len(listed) == 50 and all(pod["spec"].get("nodeName") for pod in listed)
 
     wait_until(all_bound, 30, "every pod is bound")
+
+
+def only_in(*namespaces: str) -> JSON:
+    """A namespaceSelector for these namespaces."""
+    name = "kubernetes.io/metadata.name"
+    return {"matchExpressions": [{"key": name, "operator": "In", "values": list(namespaces)}]}
+
+
+def test_two_servers_are_off_by_no_more_than_what_is_in_flight(
+    plane: ControlPlane, namespace: str, migfit: Migfit, authority: trustme.CA, tmp_path: Path
+) -> None:
+    other = Migfit(plane, tmp_path, authority, name="other")
+    other_namespace = new_namespace(plane.client)
+    plane.client.create(fake_node("sliced", allocatable={SLICE: 10}, labels=a100_labels()))
+    plane.client.create(fake_node("whole", allocatable={GPU: 40}, labels=a100_labels()))
+    known(plane, migfit, 10)
+    plane.client.delete("MutatingWebhookConfiguration", "migfit")
+    other.start()
+    try:
+        # The probe of `register` goes to the system namespace, which both look after.
+        other.register(namespaceSelector=only_in(other_namespace, SYSTEM_NAMESPACE))
+        migfit.register(namespaceSelector=only_in(namespace, SYSTEM_NAMESPACE))
+        pods = [
+            gpu_pod(f"pod-{i}", (namespace, other_namespace)[i % 2], annotations=LIGHT)
+            for i in range(50)
+        ]
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            created = [reply.body for reply in pool.map(plane.client.create, pods)]
+    finally:
+        other.kill()
+    assert len(migfit.audit(namespace)) == len(other.audit(other_namespace)) == 25
+    rewritten = sum(asked(pod) == SLICE for pod in created)
+    assert 10 <= rewritten <= 10 + IN_FLIGHT
 
 
 def test_a_pod_that_somebody_after_us_refuses_gives_its_slice_back(
