@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
+from extender.core.defaulting import defaulted
 from extender.demo.admission import Admitted, Webhook
 from extender.demo.certificate import Certificate
 from extender.demo.listing import Lister, kind_of
-from extender.demo.pods import defaulted, identified, validate
+from extender.demo.pods import identified, validate
 from extender.demo.refusal import Refused
 from extender.demo.store import NAMESPACES, PODS, Key, Object, Resource, Store
 

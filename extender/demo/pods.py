@@ -1,4 +1,4 @@
-"""What the API server makes of a Pod before and after admission: defaults, validation, identity."""
+"""What the API server makes of a Pod beside its defaults: validation, identity."""
 
 import re
 import uuid
@@ -12,37 +12,6 @@ from extender.demo.store import generated_name
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _COUNT = re.compile(r"[0-9]+")
-
-
-def defaulted(pod: Mapping[str, Any]) -> dict[str, Any]:
-    """The pod with the defaults that matter here: limits are copied into missing requests.
-
-    Runs before admission and again after a webhook's patch, as in the API server.
-    """
-    spec = dict(mapping(pod.get("spec")))
-    spec.setdefault("schedulerName", "default-scheduler")
-    spec.setdefault("restartPolicy", "Always")
-    spec.setdefault("terminationGracePeriodSeconds", 30)
-    for group in ("initContainers", "containers"):
-        if group in spec:
-            spec[group] = [_with_requests(container) for container in objects(spec[group])]
-    return {**pod, "apiVersion": "v1", "kind": "Pod", "spec": spec}
-
-
-def _with_requests(container: Mapping[str, Any]) -> dict[str, Any]:
-    resources = dict(mapping(container.get("resources")))
-    limits = _as_text(resources.get("limits"))
-    requests = {**limits, **_as_text(resources.get("requests"))}
-    if limits:
-        resources["limits"] = limits
-    if requests:
-        resources["requests"] = requests
-    return {**container, "resources": resources}
-
-
-def _as_text(quantities: object) -> dict[str, str]:
-    """Quantities as the API server stores them: `1` becomes `"1"`."""
-    return {name: str(quantity) for name, quantity in mapping(quantities).items()}
 
 
 def validate(pod: Mapping[str, Any]) -> None:
