@@ -13,10 +13,10 @@ demo: .venv ## a pod is right-sized and placed, shown as pictures in the termina
 	@$(BIN)/migfit demo
 
 test: test-fast controlplane ## everything: test-fast, then against the real control plane
-	$(BIN)/pytest -m controlplane --durations=10
+	$(BIN)/pytest -m controlplane -n auto --durations=10
 
 test-fast: check ## lint, types, layers and the tests that need no control plane
-	$(BIN)/pytest -m 'not controlplane' --durations=10
+	$(BIN)/pytest -m 'not controlplane' -n auto --durations=10
 
 check: .venv ## lint, types, layers, and that generated pages are current
 	$(BIN)/ruff format --check .

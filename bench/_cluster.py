@@ -53,7 +53,7 @@ def zone(number: int) -> str:
     return ZONES[number // POOLS % len(ZONES)]
 
 
-def _node(number: int) -> JSON:
+def node_object(number: int) -> JSON:
     gpus = LAYOUTS[number % len(LAYOUTS)]
     sizes = {
         f"nvidia.com/mig-{profile}.memory": str(mib)
@@ -117,7 +117,7 @@ def fill(state: State, nodes: int) -> None:
                 owner = DEPLOYMENT if node < 6 and not number else f"model-{chance.randrange(500)}"
                 pods.append(_bound(len(pods), node, resource, owner))
     state.fill(
-        nodes=msgspec.convert([_node(number) for number in range(nodes)], list[NodeObject]),
+        nodes=msgspec.convert([node_object(number) for number in range(nodes)], list[NodeObject]),
         pods=msgspec.convert(pods, list[PodObject]),
         namespaces=msgspec.convert([{"metadata": {"name": NAMESPACE}}], list[NamespaceObject]),
     )

@@ -147,8 +147,10 @@ def report(
     figures: Sequence[Figure],
     given: Options,
     begun_s: float,
+    *,
+    also: Sequence[Sequence[Mapping[str, Any]]] = (),
 ) -> None:
-    """Print what was measured."""
+    """Print what was measured: `rows` are a table, each of `also` a further one."""
     machine = {
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -161,13 +163,14 @@ def report(
     if given.as_json:
         print(
             json.dumps(
-                {"benchmark": benchmark, "machine": machine, "rows": rows, "figures": reached},
+                {"benchmark": benchmark, "machine": machine, "rows": rows, "figures": reached}
+                | ({"also": also} if also else {}),
                 indent=1,
             )
         )
         return
     print(", ".join(f"{key}: {value}" for key, value in machine.items()), end="\n\n")
-    print(_table(rows), _table(reached), sep="\n\n")
+    print(*map(_table, [rows, *also, reached]), sep="\n\n")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -48,6 +48,8 @@ class Pair:
     cert: Path
     key: Path
     trust: ssl.SSLContext
+    authority: Path
+    """Who signed it, for clients in other processes."""
 
 
 @contextmanager
@@ -58,7 +60,9 @@ def certificate() -> Iterator[Pair]:
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     with tempfile.TemporaryDirectory() as folder:
-        pair = Pair(Path(folder, "tls.crt"), Path(folder, "tls.key"), trust)
+        cert, key, trusted = (Path(folder, name) for name in ("tls.crt", "tls.key", "ca.crt"))
+        pair = Pair(cert, key, trust, trusted)
+        authority.cert_pem.write_to_path(str(trusted))
         for blob in issued.cert_chain_pems:
             pair.cert.write_bytes(blob.bytes())
         issued.private_key_pem.write_to_path(str(pair.key))
@@ -82,6 +86,13 @@ class Serving:
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def serving(serve: Callable[..., None], *args: Any) -> Iterator[Serving]:
     """Run `serve(port, *args)` in a process, for as long as the `with`.
@@ -89,9 +100,7 @@ def serving(serve: Callable[..., None], *args: Any) -> Iterator[Serving]:
     Raises:
         RuntimeError: it ended, or did not listen in time.
     """
-    with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = multiprocessing.get_context("spawn").Process(
         target=serve, args=(port, *args), daemon=True
     )

@@ -13,7 +13,7 @@ JSONSchema = dict[str, Any]
 _MIB = {"type": ["string", "null"], "pattern": "^[0-9]+Mi$"}
 _RESOURCE = {"type": "string", "pattern": "^[^/]+/[^/]+$"}
 _MIG_RESOURCE = {"type": "string", "pattern": r"^nvidia\.com/mig-"}
-_REWRITTEN = (Reason.FITS, Reason.FITS_LARGER, Reason.WAITS)
+_REWRITTEN = (Reason.FITS, Reason.FITS_LARGER, Reason.FITS_CONSOLIDATED, Reason.WAITS)
 
 
 def audit_schema() -> JSONSchema:

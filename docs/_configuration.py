@@ -13,7 +13,6 @@ from extender.config.types import MigfitConfiguration
 from extender.config.values import Spelling
 
 NOT_YET = {
-    "consolidation.lambda": "consolidation_lambda",
     "observed.raise": "observed_raise",
     "backoff": "backoff",
 }

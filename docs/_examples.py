@@ -54,7 +54,7 @@ def demo() -> str:
         [sys.executable, "-m", "extender.cli", "demo"],
         check=True,
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": str(DEMO_COLUMNS), "NO_COLOR": "1"},
+        env={**os.environ, "COLUMNS": str(DEMO_COLUMNS), "NO_COLOR": "1", "PYTHONUTF8": "1"},
         stdout=subprocess.PIPE,
         encoding="utf-8",
         timeout=100,

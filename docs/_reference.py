@@ -21,6 +21,7 @@ ACTIONS: dict[Reason, tuple[Action, ...]] = {
     **dict.fromkeys(Reason, (Action.LEFT,)),
     Reason.FITS: (Action.REWRITTEN,),
     Reason.FITS_LARGER: (Action.REWRITTEN,),
+    Reason.FITS_CONSOLIDATED: (Action.REWRITTEN,),
     Reason.WAITS: (Action.REWRITTEN,),
     Reason.QUOTA: (Action.DENIED, Action.LEFT),
 }

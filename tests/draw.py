@@ -1,9 +1,14 @@
-"""Random nodes, pods and configurations for property tests, from a small vocabulary, so that they
-have much to do with each other."""
+"""Random nodes, pods and configurations for property tests.
 
-from collections.abc import Sequence
+Each object grows out of one number: hypothesis draws and drops whole objects, which is a good deal
+faster than drawing every field, and of an example that fails still leaves only what matters. They
+share a small vocabulary, so that they have much to do with each other.
+"""
+
+import random
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -21,95 +26,95 @@ from extender.core.policy import (
 )
 from tests.build import GPU, JSON, bound, changed, container, mig, node, pod, waiting
 
-GB = 10**9
+T = TypeVar("T")
 
+GB = 10**9
 KEYS = ("zone", "tier", "gen")
 VALUES = ("a", "b", "1", "9", "-3", "+5", "x1")
 TAINTS = ("gpu", "spot")
 EFFECTS = ("NoSchedule", "NoExecute", "PreferNoSchedule")
 
-labels = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=3)
+
+class Dice(random.Random):
+    """Randomness with the questions that are asked here."""
+
+    def rarely(self, times: int = 12) -> bool:
+        """Once in so many times."""
+        return self.randrange(times) == 0
+
+    def some(self, values: Sequence[T], least: int, most: int) -> list[T]:
+        """A few different ones."""
+        return self.sample(values, self.randint(least, min(most, len(values))))
 
 
-# --- where a pod may go --------------------------------------------------------------------------
+def grown(make: Callable[[Dice], T]) -> st.SearchStrategy[T]:
+    """Objects that a function makes by throwing dice."""
+    return st.integers(0, 2**32 - 1).map(lambda seed: make(Dice(seed)))
 
 
-@st.composite
-def expressions(draw: st.DrawFn) -> JSON:
+# --- where a pod may go ----------------------------------------------------------------------------
+
+
+def some_labels(dice: Dice) -> dict[str, str]:
+    """Labels as nodes carry them and selectors ask for."""
+    return {key: dice.choice(VALUES) for key in dice.some(KEYS, 0, 3)}
+
+
+def some_expression(dice: Dice) -> JSON:
     """One match expression on node labels, as the API server lets it pass."""
-    operator = draw(st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]))
-    found: JSON = {"key": draw(st.sampled_from((*KEYS, "nowhere"))), "operator": operator}
+    operator = dice.choice(["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"])
+    found: JSON = {"key": dice.choice((*KEYS, "nowhere")), "operator": operator}
     if operator in {"In", "NotIn"}:
-        found["values"] = draw(st.lists(st.sampled_from(VALUES), min_size=1, max_size=3))
+        found["values"] = dice.some(VALUES, 1, 3)
     elif operator in {"Gt", "Lt"}:
-        found["values"] = [draw(st.sampled_from(["0", "5", "-3", "9223372036854775807"]))]
+        found["values"] = [dice.choice(["0", "5", "-3", "9223372036854775807"])]
     return found
 
 
-@st.composite
-def terms(draw: st.DrawFn, names: Sequence[str]) -> JSON:
+def some_term(dice: Dice, names: Sequence[str]) -> JSON:
     """One node selector term, now and then an empty one."""
     found: JSON = {}
-    if draw(st.booleans()):
-        found["matchExpressions"] = draw(st.lists(expressions(), max_size=2))
-    if draw(st.integers(0, 3)) == 0:
-        operator = draw(st.sampled_from(["In", "NotIn"]))
-        name = draw(st.sampled_from([*names, "no-such-node"]))
+    if not dice.rarely(4):
+        found["matchExpressions"] = [some_expression(dice) for _ in range(dice.randint(0, 2))]
+    if dice.rarely(4):
+        operator, name = dice.choice(["In", "NotIn"]), dice.choice([*names, "no-such-node"])
         found["matchFields"] = [{"key": "metadata.name", "operator": operator, "values": [name]}]
     return found
 
 
-@st.composite
-def tolerations(draw: st.DrawFn) -> JSON:
+def some_toleration(dice: Dice) -> JSON:
     """One toleration, as the API server lets it pass."""
-    key = draw(st.sampled_from((*TAINTS, "node.kubernetes.io/unschedulable", "")))
-    operator = "Exists" if not key else draw(st.sampled_from(["Exists", "Equal", ""]))
-    found = {"key": key, "operator": operator}
-    if operator != "Exists":
-        found["value"] = draw(st.sampled_from(["", "yes"]))
-    if draw(st.booleans()):
-        found["effect"] = draw(st.sampled_from(EFFECTS))
+    key = dice.choice((*TAINTS, "node.kubernetes.io/unschedulable", ""))
+    operator = dice.choice(["Exists", "Equal", ""]) if key else "Exists"
+    value = "" if operator == "Exists" else dice.choice(["", "yes"])
+    effect = dice.choice([*EFFECTS, "", ""])
+    found = {"key": key, "operator": operator, "value": value, "effect": effect}
     return {key: value for key, value in found.items() if value}
 
 
-@st.composite
-def places(draw: st.DrawFn, names: Sequence[str] = ("gpu-0", "gpu-1")) -> JSON:
-    """The part of a pod's spec that says where it may go."""
+def some_place(dice: Dice, names: Sequence[str], often: int) -> JSON:
+    """The part of a pod's spec that says where it may go; picky once in so many times."""
     found: JSON = {}
-    if draw(st.integers(0, 2)) == 0:
-        found["nodeSelector"] = draw(labels)
-    if draw(st.integers(0, 2)) == 0:
-        listed = draw(st.lists(terms(names), max_size=3))
-        required = {"nodeSelectorTerms": listed}
-        found["affinity"] = {
-            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}
-        }
-    if draw(st.booleans()):
-        found["tolerations"] = draw(st.lists(tolerations(), max_size=2))
+    if dice.rarely(often):
+        found["nodeSelector"] = some_labels(dice)
+    if dice.rarely(often):
+        terms = [some_term(dice, names) for _ in range(dice.randint(0, 3))]
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+        found["affinity"] = {"nodeAffinity": required}
+    if dice.rarely(2):
+        found["tolerations"] = [some_toleration(dice) for _ in range(dice.randint(0, 2))]
     return found
 
 
-@st.composite
-def open_spec(draw: st.DrawFn) -> JSON:
-    """The part of a node's spec that says who may come."""
-    found: JSON = {}
-    if draw(st.integers(0, 3)) == 0:
-        found["taints"] = [
-            {"key": key, "value": draw(st.sampled_from(["", "yes"])), "effect": effect}
-            for key, effect in draw(
-                st.lists(
-                    st.tuples(st.sampled_from(TAINTS), st.sampled_from(EFFECTS)),
-                    max_size=2,
-                    unique=True,
-                )
-            )
-        ]
-    if draw(st.integers(0, 5)) == 0:
-        found["unschedulable"] = True
-    return found
+def places(names: Sequence[str] = ("gpu-0", "gpu-1"), often: int = 2) -> st.SearchStrategy[JSON]:
+    """Parts of a pod's spec that say where it may go."""
+    return grown(lambda dice: some_place(dice, names, often))
 
 
-# --- nodes ---------------------------------------------------------------------------------------
+labels = grown(some_labels)
+
+
+# --- nodes -----------------------------------------------------------------------------------------
 
 LAYOUTS = {
     "NVIDIA-A100-SXM4-80GB": ("1g.10gb", "1g.10gb+me", "2g.20gb", "3g.40gb", "4g.40gb"),
@@ -117,149 +122,162 @@ LAYOUTS = {
     "NVIDIA-H100-80GB-HBM3": ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb"),
     "NVIDIA-Z999": ("1g.10gb", "3g.40gb"),
 }
+COMMON, *OTHERS = LAYOUTS
 
 
-@st.composite
-def nodes(draw: st.DrawFn, name: str = "gpu-0") -> JSON:
-    """A node: product, layout, labels as they are and as they sometimes are."""
-    product = draw(st.sampled_from([*LAYOUTS, "NVIDIA-A100-SXM4-80GB"]))
-    slices = draw(st.dictionaries(st.sampled_from(LAYOUTS[product]), st.integers(0, 3), max_size=4))
-    said: dict[str, str | None] = dict(draw(labels))
-    if draw(st.integers(0, 5)) == 0:
-        strategies = [None, "single", "none"]
-        said["nvidia.com/mig.strategy"] = draw(st.sampled_from(strategies))
-    if draw(st.integers(0, 7)) == 0:
-        said["nvidia.com/mig.config.state"] = draw(st.sampled_from(["pending", "failed", None]))
-    if draw(st.integers(0, 7)) == 0:
-        said["cloud.google.com/gke-nodepool"] = "gpus"
-    for profile in slices:
-        oddity = draw(st.sampled_from(["", "", "", "none", "0", "9600", "19000", "shared"]))
-        if oddity == "shared":
-            said[f"{mig(profile)}.replicas"] = "2"
-        elif oddity:
-            said[f"{mig(profile)}.memory"] = None if oddity == "none" else oddity
-    found = node(
-        name,
-        slices=slices,
-        whole=draw(st.integers(0, 2)),
-        product=product,
-        labels=said,
-        **draw(open_spec()),
-    )
-    if draw(st.integers(0, 5)) == 0:
+def some_node(dice: Dice, name: str, odd: bool) -> JSON:
+    """A node: product, layout, labels; with `odd`, also what goes wrong with nodes."""
+    product = dice.choice(OTHERS) if dice.rarely(3) else COMMON
+    layout = LAYOUTS[product]
+    slices = {profile: dice.randint(0, 4) for profile in dice.some(layout, 1, len(layout))}
+    said: dict[str, str | None] = dict(some_labels(dice))
+    whole, spec = dice.randint(0, 2), dict[str, Any]()
+    if odd:
+        if dice.rarely():
+            said["nvidia.com/mig.strategy"] = dice.choice([None, "single", "none"])
+        if dice.rarely():
+            said["nvidia.com/mig.config.state"] = dice.choice(["pending", "failed", None])
+        if dice.rarely():
+            said["cloud.google.com/gke-nodepool"] = "gpus"
+        for profile in slices:
+            if dice.rarely(5):
+                said[f"{mig(profile)}.memory"] = dice.choice([None, "0", "9600", "19000"])
+            if dice.rarely(16):
+                said[f"{mig(profile)}.replicas"] = "2"
+        spec["taints"] = [
+            {"key": key, "value": dice.choice(["", "yes"]), "effect": effect}
+            for key in TAINTS
+            for effect in EFFECTS
+            if dice.rarely()
+        ]
+        spec["unschedulable"] = dice.rarely()
+    found = node(name, slices=slices, whole=whole, product=product, labels=said, **spec)
+    if odd and dice.rarely():
         found["status"]["allocatable"] |= {"cpu": "4", "pods": "2"}
     return found
 
 
-@st.composite
-def clusters(draw: st.DrawFn, most: int = 4) -> list[JSON]:
-    """A few nodes."""
-    count = draw(st.integers(1, most))
-    return [draw(nodes(f"gpu-{number}")) for number in range(count)]
+def nodes(name: str = "gpu-0") -> st.SearchStrategy[JSON]:
+    """A node with its oddities."""
+    return grown(lambda dice: some_node(dice, name, odd=True))
 
 
-# --- pods ----------------------------------------------------------------------------------------
+def clusters(most: int = 4) -> st.SearchStrategy[list[JSON]]:
+    """A few nodes, the first of which is sound."""
+    seeds = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=most)
+    return seeds.map(
+        lambda every: [some_node(Dice(s), f"gpu-{n}", n > 0) for n, s in enumerate(every)]
+    )
 
-footprints = st.sampled_from(
-    ["1G", "4G", "7.9Gi", "8G", "9.6G", "13.4G", "15Gi", "16G", "33G", "60G", "9.6", "lots"]
-)
+
+# --- pods ------------------------------------------------------------------------------------------
+
+FOOTPRINTS = ("1G", "3G", "4G", "7Gi", "7.9Gi", "8G", "9.6G", "13.4G", "15Gi", "16G", "33G", "60G")
+SAID = {
+    "migfit.io/headroom": ("0", "50%", "0.1", "much"),
+    "migfit.io/min-compute": ("2", "3", "9"),
+    "migfit.io/min-bandwidth": ("200G", "900G"),
+    "migfit.io/profile": ("2g.20gb", "1g.10gb+me", "3g.40gb", "small"),
+    "migfit.io/model": ("asr", "unheard-of"),
+}
 
 
-@st.composite
-def pods(draw: st.DrawFn) -> JSON:
-    """A pod with one to three containers, most of which ask for a GPU."""
-    count = draw(st.integers(1, 3))
-    gpus = st.sampled_from(["1", "1", "1", "1", 1, None, "0", "2", "1k"])
-    held = [container(f"c{number}", draw(gpus)) for number in range(count)]
+def some_pod(dice: Dice) -> JSON:
+    """A pod with one to three containers that ask for GPUs; half of them have some oddity."""
+    odd = dice.rarely(2)
+
+    def gpu() -> object:
+        return dice.choice([None, "0", 1, "2", "1k"]) if odd and dice.rarely(10) else "1"
+
+    def footprint() -> str:
+        return dice.choice(("9.6", "lots") if odd and dice.rarely(40) else FOOTPRINTS)
+
+    held = [container(f"c{n}", gpu()) for n in range(dice.randint(1, 3))]
     starting = [
-        container(
-            f"i{number}", draw(gpus), **draw(st.sampled_from([{}, {"restartPolicy": "Always"}]))
-        )
-        for number in range(draw(st.sampled_from([0, 0, 0, 1, 2])))
+        container(f"i{n}", gpu(), **({"restartPolicy": "Always"} if dice.rarely(2) else {}))
+        for n in range(dice.randint(1, 2) if dice.rarely(4) else 0)
     ]
-    tree = pod(*held, footprint=draw(st.none() | footprints), **draw(places()))
+    where = some_place(dice, ("gpu-0", "gpu-1"), 4) if odd else {}
+    tree = pod(*held, footprint=None if odd and dice.rarely() else footprint(), **where)
     if starting:
-        tree = changed(tree, "spec", "initContainers", to=starting)
-    said: dict[str, str] = {}
+        tree["spec"]["initContainers"] = starting
+    said = tree["metadata"]["annotations"]
     for each in (*held, *starting):
-        if draw(st.integers(0, 3)) == 0:
-            said[f"gpu-memory.migfit.io/{each['name']}"] = draw(footprints)
-    for key, values in (
-        ("migfit.io/headroom", ["0", "50%", "0.1", "much"]),
-        ("migfit.io/min-compute", ["2", "3", "9"]),
-        ("migfit.io/min-bandwidth", ["200G", "900G"]),
-        ("migfit.io/profile", ["2g.20gb", "1g.10gb+me", "3g.40gb", "small"]),
-        ("migfit.io/model", ["asr", "unheard-of"]),
-    ):
-        if draw(st.integers(0, 7)) == 0:
-            said[key] = draw(st.sampled_from(values))
-    tree["metadata"]["annotations"] |= said
-    if draw(st.integers(0, 7)) == 0:
-        mode = draw(st.sampled_from(["ignore", "dry-run", "enforce"]))
-        tree["metadata"]["labels"]["migfit.io/mode"] = mode
-    if draw(st.integers(0, 7)) == 0:
-        tree["spec"]["schedulerName"] = draw(st.sampled_from(["volcano", "migfit", ""]))
+        if dice.rarely(3):
+            said[f"gpu-memory.migfit.io/{each['name']}"] = footprint()
+    if odd:
+        said |= {key: dice.choice(values) for key, values in SAID.items() if dice.rarely(10)}
+        if dice.rarely():
+            mode = dice.choice(["ignore", "dry-run", "enforce"])
+            tree["metadata"]["labels"]["migfit.io/mode"] = mode
+        if dice.rarely():
+            tree["spec"]["schedulerName"] = dice.choice(["volcano", "migfit", ""])
     return tree
 
 
-@st.composite
-def others(draw: st.DrawFn, number: int) -> JSON:
+def pods() -> st.SearchStrategy[JSON]:
+    """Pods on their way into the cluster."""
+    return grown(some_pod)
+
+
+def some_other(dice: Dice, number: int) -> JSON:
     """A pod that holds GPUs or slices, or waits for them."""
-    resource = draw(st.sampled_from([GPU, *map(mig, LAYOUTS["NVIDIA-A100-SXM4-80GB"])]))
-    asked = {resource: draw(st.integers(1, 2))}
-    if draw(st.booleans()):
-        return bound(f"other-{number}", f"gpu-{draw(st.integers(0, 4))}", asked)
-    priority = draw(st.sampled_from([0, 0, 100, -5]))
-    return waiting(f"other-{number}", asked, priority=priority, **draw(places()))
+    asked = {dice.choice([GPU, *map(mig, LAYOUTS[COMMON])]): dice.randint(1, 2)}
+    if dice.rarely(2):
+        return bound(f"other-{number}", f"gpu-{dice.randint(0, 4)}", asked)
+    where = some_place(dice, ("gpu-0", "gpu-1"), 3)
+    return waiting(f"other-{number}", asked, priority=dice.choice([0, 0, 100, -5]), **where)
 
 
-@st.composite
-def crowds(draw: st.DrawFn, most: int = 6) -> list[JSON]:
+def crowds(most: int = 8) -> st.SearchStrategy[list[JSON]]:
     """Pods that are there already."""
-    return [draw(others(number)) for number in range(draw(st.integers(0, most)))]
+    seeds = st.lists(st.integers(0, 2**32 - 1), max_size=most)
+    return seeds.map(lambda every: [some_other(Dice(s), n) for n, s in enumerate(every)])
 
 
-# --- configurations ------------------------------------------------------------------------------
+# --- configurations --------------------------------------------------------------------------------
 
-
-@st.composite
-def policies(draw: st.DrawFn, /, **fixed: Any) -> Policy:
-    """A configuration that departs from the default in a few places."""
-    said: dict[str, Any] = {}
-
-    def now_and_then(field: str, *values: Any) -> None:
-        if draw(st.integers(0, 5)) == 0:
-            said[field] = draw(st.sampled_from(values))
-
-    now_and_then("mode", Mode.DRY_RUN, Mode.DISABLED)
-    now_and_then("headroom", Fraction(0), Fraction(1))
-    now_and_then("min_compute", 2, 3)
-    now_and_then("when_unknown_bytes", 6 * GB, 14 * GB)
-    now_and_then("allow_special_profiles", True)
-    now_and_then("filter", False)
-    now_and_then("autoscaled", True, False)
-    now_and_then("queues", Queues.REWRITE)
-    now_and_then("schedulers", frozenset({"volcano"}))
-    now_and_then("models", (Model(name="asr", footprint_bytes=9 * GB, images=Globs(("*/asr/*",))),))
-    now_and_then(
-        "rules",
+ASR = Model(name="asr", footprint_bytes=9 * GB, images=Globs(("*/asr/*",)))
+DEPARTURES: dict[str, tuple[Any, ...]] = {
+    "mode": (Mode.DRY_RUN, Mode.DISABLED),
+    "headroom": (Fraction(0), Fraction(1)),
+    "min_compute": (2, 3),
+    "when_unknown_bytes": (6 * GB, 14 * GB),
+    "allow_special_profiles": (True,),
+    "filter": (False,),
+    "autoscaled": (True, False),
+    "queues": (Queues.REWRITE,),
+    "schedulers": (frozenset({"volcano"}),),
+    "models": ((ASR,),),
+    "rules": (
         (Rule(name="all", match=Match(), footprint_bytes=5 * GB, min_compute=2),),
         (Rule(name="dry", match=Match(kinds=frozenset({"Deployment"})), mode=Mode.DRY_RUN),),
-    )
-    now_and_then(
-        "inject",
+    ),
+    "inject": (
         Inject(scheduler_name="migfit"),
         Inject(node_selector=(("zone", "a"),)),
-        Inject(tolerations=({"key": "gpu", "operator": "Exists"},), prefer_used_nodes=True),
-    )
-    now_and_then("pools", (Pool(name="later", labels={"zone": "a"}, slices={mig("2g.20gb"): 4}),))
-    orders = st.lists(st.sampled_from(WhenFull), unique=True, max_size=4).map(tuple)
-    if draw(st.booleans()):
-        said["when_full"] = draw(orders)
+        Inject(tolerations=({"key": "gpu", "operator": "Exists"},)),
+    ),
+    "pools": ((Pool(name="later", labels={"zone": "a"}, slices={mig("2g.20gb"): 4}),),),
+}
+"""What half of the configurations may have instead of a default."""
+
+
+def some_policy(dice: Dice, **fixed: Any) -> Policy:
+    """The default, or a configuration that departs from it in a few places."""
+    said: dict[str, Any] = {}
+    if dice.rarely(2):
+        said = {key: dice.choice(values) for key, values in DEPARTURES.items() if dice.rarely(8)}
+        said["when_full"] = tuple(dice.some(tuple(WhenFull), 0, 4))
     return Policy(**{**said, **fixed})
 
 
-# --- junk ----------------------------------------------------------------------------------------
+def policies(**fixed: Any) -> st.SearchStrategy[Policy]:
+    """Configurations, alike in the fields that are given."""
+    return grown(lambda dice: some_policy(dice, **fixed))
+
+
+# --- junk ------------------------------------------------------------------------------------------
 
 anything = st.recursive(
     st.none()
@@ -293,8 +311,9 @@ def members(tree: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int
 
 
 @st.composite
-def mangled(draw: st.DrawFn, tree: JSON) -> JSON:
+def mangled(draw: st.DrawFn, trees: st.SearchStrategy[JSON]) -> JSON:
     """An object with something else in place of some of its members."""
+    tree = draw(trees)
     for _ in range(draw(st.integers(1, 3))):
         every = members(tree)
         if every:

@@ -14,12 +14,11 @@ import structlog
 
 from extender.core.decide import decide
 from extender.core.decision import Decision
-from extender.core.pod import annotations, display_name, mapping, metadata, text
+from extender.core.pod import annotation_of, display_name, mapping, metadata, text
 from extender.core.policy import Inject, Policy
 from extender.core.reason import Action, Reason
 from extender.core.render import annotation, audit_annotations, audit_fields, differs, warning
 from extender.core.rewrite import DECISION_ANNOTATION, Patch, apply, patch_for
-from extender.core.score import best_used
 from extender.core.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -76,7 +75,7 @@ class Reviewer:
         try:
             decision = decide(pod, snapshot, policy, namespace=namespace, request_id=uid)
             rendered = annotation(decision)
-            told = not differs(decision, annotations(pod).get(DECISION_ANNOTATION))
+            told = not differs(decision, annotation_of(pod, DECISION_ANNOTATION))
             patch = patch_for(
                 decision,
                 pod,
@@ -132,9 +131,10 @@ def _request(body: bytes) -> Mapping[str, Any]:
 
 
 def _preferred(decision: Decision, inject: Inject, snapshot: Snapshot) -> list[str]:
-    if not inject.prefer_used_nodes or decision.action is not Action.REWRITTEN:
+    ranking = snapshot.ranking if inject.prefer_used_nodes else None
+    if ranking is None or decision.action is not Action.REWRITTEN:
         return []
-    return best_used(snapshot.capacity, decision.claims, decision.nodes)
+    return ranking.best_used(decision.claims, decision.nodes)
 
 
 def _failed(error: Exception, pod: Any, namespace: str, uid: str, policy: Policy) -> Decision:

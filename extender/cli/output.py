@@ -58,13 +58,9 @@ def documents(path: Path | str) -> list[dict[str, Any]]:
     """
     text = read(path)
     try:
-        found = json.loads(text) if text.lstrip().startswith("{") else None
-    except (ValueError, RecursionError) as error:
-        fail(f"{named(path)} is not JSON: {error}")
-    try:
-        every = [found] if found is not None else _from_yaml(text)
+        every = _from_json(text) or _from_yaml(text)
     except (yaml.YAMLError, TypeError, ValueError) as error:
-        fail(f"{named(path)} is not YAML: {' '.join(str(error).split())}")
+        fail(f"{named(path)} is neither JSON nor YAML: {' '.join(str(error).split())}")
     objects = list(_flat(every))
     if not objects or not all(isinstance(each.get("kind"), str) for each in objects):
         fail(
@@ -72,6 +68,14 @@ def documents(path: Path | str) -> list[dict[str, Any]]:
             "give a file that `kubectl apply -f` would take"
         )
     return objects
+
+
+def _from_json(text: str) -> list[Any]:
+    """The document, if it is JSON: much faster than as YAML, which it is too."""
+    try:
+        return [json.loads(text)]
+    except (ValueError, RecursionError):
+        return []
 
 
 def _from_yaml(text: str) -> list[Any]:

@@ -3,7 +3,9 @@
 import asyncio
 import importlib
 import importlib.util
+import ipaddress
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from extender.server.logs import configure
 from extender.server.serve import serve as run
 from extender.server.settings import Settings, StartError
 
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_HOST = re.compile(rf"(?:\*\.)?{_LABEL.pattern}(?:\.{_LABEL.pattern})*")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -25,6 +29,25 @@ def _namespaced(
     if not (namespace and slash and name) or "/" in name:
         raise click.BadParameter(f"{value!r} is not NAMESPACE/NAME")
     return namespace, name
+
+
+def _names(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    for value in values:
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            if not _HOST.fullmatch(value):
+                message = f"{value!r} is neither a host name nor an IP address"
+                raise click.BadParameter(message) from None
+    return values
+
+
+def _label(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not the name of a Service")
+    return value
 
 
 def _env(name: str) -> str:
@@ -64,10 +87,52 @@ class _Port(click.Option):
     help="Way to the cluster; without it in-cluster, else the default kubeconfig.",
 )
 @click.option(
-    "--tls-cert", type=_FILE, envvar=_env("TLS_CERT"), show_envvar=True, help="Certificate, PEM."
+    "--tls-cert",
+    type=_FILE,
+    envvar=_env("TLS_CERT"),
+    show_envvar=True,
+    help="Certificate of the webhook, PEM. Without it migfit makes one, and renews it.",
 )
 @click.option(
     "--tls-key", type=_FILE, envvar=_env("TLS_KEY"), show_envvar=True, help="Its key, PEM."
+)
+@click.option(
+    "--tls-secret",
+    callback=_namespaced,
+    metavar="NAMESPACE/NAME",
+    envvar=_env("TLS_SECRET"),
+    show_envvar=True,
+    help="Secret that replicas share the certificate in that migfit makes.  [default: "
+    "migfit-webhook-tls, in migfit's own namespace, else in that of --configmap]",
+)
+@click.option(
+    "--tls-name",
+    "tls_names",
+    multiple=True,
+    callback=_names,
+    metavar="HOST",
+    envvar=_env("TLS_NAME"),
+    show_envvar=True,
+    help="Host name or IP address that it is good for, beside those of the Service; may be repeated.",
+)
+@click.option(
+    "--service",
+    default="migfit",
+    show_default=True,
+    callback=_label,
+    metavar="NAME",
+    envvar=_env("SERVICE"),
+    show_envvar=True,
+    help="Service that the API server calls, in the namespace of the Secret.",
+)
+@click.option(
+    "--webhook-configuration",
+    default="migfit",
+    show_default=True,
+    metavar="NAME",
+    envvar=_env("WEBHOOK_CONFIGURATION"),
+    show_envvar=True,
+    help="MutatingWebhookConfiguration whose webhooks are to trust it: migfit writes their caBundle.",
 )
 @click.option(
     "--webhook-port",
@@ -131,6 +196,10 @@ def serve(  # noqa: PLR0917  click passes them by name
     kubeconfig: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    tls_secret: tuple[str, str] | None,
+    tls_names: tuple[str, ...],
+    service: str,
+    webhook_configuration: str,
     webhook_port: int,
     extender_port: int,
     ops_port: int,
@@ -150,6 +219,10 @@ def serve(  # noqa: PLR0917  click passes them by name
         kubeconfig=kubeconfig,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        tls_secret=tls_secret,
+        tls_names=tls_names,
+        service=service,
+        webhook_configuration=webhook_configuration,
         webhook_port=webhook_port,
         extender_port=extender_port,
         ops_port=ops_port,

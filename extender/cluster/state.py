@@ -166,6 +166,7 @@ class State:
         age_s = self.age_s()
         return Snapshot(
             capacity=self.capacity,
+            ranking=self.ranking,
             pools=self.pools,
             namespaces=self.tenants.by_name,
             reservations=self._reservations,

@@ -210,10 +210,10 @@ class Capacity:
 
     def free(self, resource: str, nodes: Nodes) -> int:
         """Free units of a resource on a set of nodes, summed."""
-        return sum(
-            (plane & nodes).bit_count() << b
-            for b, plane in enumerate(self._planes.get(resource, ()))
-        )
+        found = 0
+        for b, plane in enumerate(self._planes.get(resource, ())):
+            found += (plane & nodes).bit_count() << b
+        return found
 
     def with_free(self, resource: str, nodes: Nodes) -> Nodes:
         """Those of the nodes that have at least one unit free."""
@@ -256,8 +256,9 @@ class Capacity:
         for resource in ask:
             nodes = self.with_free(resource, nodes)
         missing = {resource: count + taken.get(resource, 0) for resource, count in ask.items()}
-        if any(self.free(resource, nodes) < count for resource, count in missing.items()):
-            return False
+        for resource, count in missing.items():
+            if self.free(resource, nodes) < count:
+                return False
         for slot in slots(nodes):
             node, usage = self.index.nodes[slot], self._usage[slot]
             if node is None or not _fits(node, usage, ask, plain):
@@ -267,6 +268,11 @@ class Capacity:
             if all(count <= 0 for count in missing.values()):
                 return True
         return False
+
+    def could_start(self, name: str, ask: Mapping[str, int], plain: Ask) -> bool:
+        """Whether a pod could start now on the node of that name."""
+        node = self.index.get(name)
+        return node is not None and _fits(node, self.usage(name), ask, plain)
 
     def could_hold(self, ask: Mapping[str, int], plain: Ask, nodes: Nodes) -> bool:
         """Whether a pod could start on one of these nodes, were that node empty."""
@@ -335,29 +341,34 @@ class OfferSummary:
 def summarize(resource: str, every: Sequence[tuple[Offer, Nodes]]) -> OfferSummary:
     """Fold what groups of nodes say of a resource; at least one group, each with its nodes."""
     nodes = offering = 0
-    values: set[int] = set()
+    usable_mib: set[int] = set()
+    bandwidths: list[int] = []
+    special = shared = uncounted = False
+    labelled = True
     for offer, of_offer in every:
         offering |= of_offer
-        if offer.usable_mib is not None:
+        special |= offer.special
+        shared |= offer.shared
+        if offer.usable_mib is None:
+            uncounted = True
+        else:
             nodes |= of_offer
-            values.add(offer.usable_mib)
-    offers = [offer for offer, _ in every]
-    known = [offer for offer in offers if offer.usable_mib is not None]
-    bandwidths = [offer.bandwidth_bytes_s for offer in offers]
+            usable_mib.add(offer.usable_mib)
+            labelled &= offer.labelled
+        if offer.bandwidth_bytes_s is not None:
+            bandwidths.append(offer.bandwidth_bytes_s)
     return OfferSummary(
         resource=resource,
-        profile=offers[0].profile,
-        usable_mib=min(values, default=None),
-        compute_slices=min(offer.compute_slices for offer in offers),
-        memory_slices=max(offer.memory_slices for offer in offers),
-        bandwidth_bytes_s=min((b for b in bandwidths if b is not None), default=None)
-        if None not in bandwidths
-        else None,
-        special=any(offer.special for offer in offers),
-        shared=any(offer.shared for offer in offers),
-        uniform=len(values) <= 1,
-        uncounted=len(known) < len(offers),
-        guardable=bool(known) and all(offer.labelled for offer in known),
+        profile=every[0][0].profile,
+        usable_mib=min(usable_mib, default=None),
+        compute_slices=min([offer.compute_slices for offer, _ in every]),
+        memory_slices=max([offer.memory_slices for offer, _ in every]),
+        bandwidth_bytes_s=min(bandwidths) if len(bandwidths) == len(every) else None,
+        special=special,
+        shared=shared,
+        uniform=len(usable_mib) <= 1,
+        uncounted=uncounted,
+        guardable=bool(usable_mib) and labelled,
         nodes=nodes,
         offering=offering,
     )

@@ -36,7 +36,7 @@ def decide(
     namespace = namespace or podlib.text(podlib.metadata(pod).get("namespace")) or "default"
     snapshot = _without_itself(snapshot, pod, namespace)
     home = snapshot.namespaces.get(namespace, _UNKNOWN)
-    subject = subject_of(pod, namespace, home, policy)
+    subject = subject_of(pod, namespace, home, policy, request_id=request_id)
     decision = _stray(subject, policy) or _within_quota(
         _steps(subject, snapshot, policy), subject, policy
     )
@@ -49,15 +49,14 @@ def decide(
             message=f"would be {decision.action}: {decision.message}",
             claims=_as_it_came(subject, policy),
         )
-    nodes = decision.nodes
     if decision.action is Action.LEFT and decision.claims:
-        nodes = snapshot.capacity.index.reach(subject.spec)
-    return replace(decision, id=request_id, scope=subject.scope, nodes=nodes)
+        return replace(decision, nodes=snapshot.capacity.index.reach(subject.spec))
+    return decision
 
 
 def _without_itself(snapshot: Snapshot, pod: Pod, namespace: str) -> Snapshot:
     """The cluster without what was promised to this very pod, when it comes a second time."""
-    mark = podlib.annotations(pod).get(DECISION_ANNOTATION)
+    mark = podlib.annotation_of(pod, DECISION_ANNOTATION)
     earlier = snapshot.in_flight.get(decision_id(mark)) if mark is not None else None
     if earlier is None or earlier.namespace != namespace:
         return snapshot
@@ -155,12 +154,14 @@ def _left(subject: Subject, policy: Policy, reason: Reason, message: str) -> Dec
         action=Action.LEFT,
         reason=reason,
         message=message,
+        id=subject.request_id,
         namespace=subject.namespace,
         pod=podlib.display_name(subject.pod),
         workload=subject.workload,
         mode=subject.mode,
         changes=tuple(Change(c.name, c.pointer, policy.gpu_resource) for c in subject.gpu),
         claims={} if reason in STEP_ONE else _as_it_came(subject, policy),
+        scope=subject.scope,
         config_revision=policy.revision,
     )
 
@@ -172,40 +173,48 @@ def _rewritten(
     largest = max(held, key=lambda fp: (fp[0].want.need_mib or 0, fp[1].usable_mib or 0))
     footprint, pick = largest
     need = footprint.want.need_mib
-    names = ", ".join(name.removeprefix("nvidia.com/") for name in chosen.claims)
-    needs = "as asked for" if need is None else f"need {format_mib(need)}"
-    usable = "" if pick.usable_mib is None else f", {format_mib(pick.usable_mib)} usable"
-    how = {
-        Reason.FITS: f"{needs} fits {names}{usable}",
-        Reason.FITS_LARGER: f"{needs} takes the larger {names}{usable}: smaller ones are full",
-        Reason.WAITS: f"{needs} waits for {names}{usable}: none is free",
-    }
     return Decision(
         action=Action.REWRITTEN,
         reason=chosen.reason,
-        message=how[chosen.reason],
+        message=_how(chosen, need, pick.usable_mib),
+        id=subject.request_id,
         namespace=subject.namespace,
         pod=podlib.display_name(subject.pod),
         workload=subject.workload,
         mode=subject.mode,
-        changes=tuple(replace(_change(f, policy), to=pick.resource) for f, pick in held),
+        changes=tuple([_change(f, policy, to=pick.resource) for f, pick in held]),
         need_mib=need,
         usable_mib=pick.usable_mib,
         profile=pick.profile,
         candidates=chosen.candidates,
         claims=chosen.claims,
         nodes=chosen.nodes,
+        scope=subject.scope,
         guards=chosen.guards,
         config_revision=policy.revision,
     )
 
 
-def _change(footprint: Footprint, policy: Policy) -> Change:
+def _how(chosen: Chosen, need_mib: int | None, usable_mib: int | None) -> str:
+    names = ", ".join([name.removeprefix("nvidia.com/") for name in chosen.claims])
+    needs = "as asked for" if need_mib is None else f"need {format_mib(need_mib)}"
+    usable = "" if usable_mib is None else f", {format_mib(usable_mib)} usable"
+    if chosen.reason is Reason.FITS_LARGER:
+        return f"{needs} takes the larger {names}{usable}: smaller ones are full"
+    if chosen.reason is Reason.FITS_CONSOLIDATED:
+        return f"{needs} takes the larger {names}{usable} rather than open an idle GPU"
+    if chosen.reason is Reason.WAITS:
+        return f"{needs} waits for {names}{usable}: none is free"
+    return f"{needs} fits {names}{usable}"
+
+
+def _change(footprint: Footprint, policy: Policy, to: str | None = None) -> Change:
     container = footprint.container
     return Change(
         name=container.name,
         pointer=container.pointer,
         resource=policy.gpu_resource,
+        to=to,
         footprint_bytes=footprint.footprint_bytes,
         footprint_source=footprint.source,
         need_mib=footprint.want.need_mib,

@@ -1,7 +1,7 @@
 """Steps 1 and 2: is the pod ours to change, and would a slice do what it expects of a GPU?"""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from extender.core.footprint import FOOTPRINT_ANNOTATION, PROFILE_ANNOTATION, container_annotation
 from extender.core.pod import Container, environment, gpu_ask, mapping, text
@@ -26,11 +26,21 @@ QUEUE_LABELS = (
 """Labels or annotations by which a pod belongs to a pod group."""
 
 DISTRIBUTED_KINDS = frozenset(
-    {"JobSet", "LeaderWorkerSet", "MPIJob", "PaddleJob", "PyTorchJob", "TFJob", "XGBoostJob"}
+    {
+        "JobSet",
+        "LeaderWorkerSet",
+        "MPIJob",
+        "PaddleJob",
+        "PyTorchJob",
+        "RayCluster",
+        "TFJob",
+        "XGBoostJob",
+    }
 )
 DISTRIBUTED_LABELS = (
     "jobset.sigs.k8s.io/jobset-name",
     "leaderworkerset.sigs.k8s.io/name",
+    "ray.io/cluster",
     "training.kubeflow.org/job-name",
     "training.kubeflow.org/replica-type",
 )
@@ -38,22 +48,36 @@ DISTRIBUTED_LABELS = (
 SMALL_SHARE = 0.8
 """A program told to take less than this of the card it sees does not expect to have it alone."""
 
-_SHARE_FLAG = re.compile(
-    r"--(?:gpu[-_]memory[-_]utilization|mem[-_]fraction[-_]static|cuda[-_]memory[-_]fraction"
-    r"|kv[-_]cache[-_]free[-_]gpu[-_]mem(?:ory)?[-_]fraction|gpu[-_]memory[-_]fraction)"
-    r"[=\s]+[\"']?(?P<value>[0-9.]+)"
+# Searched for in what a container says of itself, in lower case, `_` for `-` (`_said`): the same word
+# is a flag of one program, a variable of another, a member of a third one's JSON. Whoever can create
+# pods writes that text, so every repetition here has a bound or cannot be taken back.
+_GIVEN = r"[\s=:,(\"']{1,8}"
+_SHARE = re.compile(
+    r"(?<![a-z0-9])(?:gpu_mem(?:ory)?_(?:utilization|fraction)"  # vLLM, TensorFlow, TensorRT-LLM, NIM
+    r"|mem_fraction_static"  # SGLang
+    r"|client_mem_fraction"  # JAX
+    r"|cuda_memory_fraction"  # Text Generation Inference
+    r"|cache_max_entry_count"  # LMDeploy
+    r"|kvcache_percent"  # NIM
+    r"|per_process_memory_fraction"  # PyTorch
+    r"|gpu\.allocfraction)"  # RAPIDS for Spark
+    rf"{_GIVEN}(?P<value>(?:[0-9]{{1,9}}\.?|\.)[0-9]{{0,20}}%?)(?![\w.])"
 )
-_SHARE_VARIABLES = frozenset(
-    {
-        "CUDA_MEMORY_FRACTION",
-        "GPU_MEMORY_UTILIZATION",
-        "SGLANG_MEM_FRACTION_STATIC",
-        "VLLM_GPU_MEMORY_UTILIZATION",
-        "XLA_PYTHON_CLIENT_MEM_FRACTION",
-    }
+_GROUP = re.compile(
+    r"(?<![a-z0-9])(?P<name>world_size|nnodes|num_machines|jax_num_processes|lws_group_size"
+    r"|(?:tensor|pipeline|data)_parallel_size|[tp]p(?:_size)?)"
+    rf"{_GIVEN}(?:[0-9]{{1,9}}:)?(?P<count>0*(?:[2-9]|[1-9][0-9]+))(?![\w.:])"
 )
 _ENGINES = frozenset({"display", "graphics", "video"})
-_MORE_THAN_ONE = re.compile(r"0*(?:[2-9]|[1-9][0-9]+)")
+_CODEC = re.compile(
+    r"nvenc|nvdec|cuvid|nvv4l2|nvh26[45]"  # FFmpeg, GStreamer, DeepStream
+    rf"|(?<![a-z0-9])hwaccel{_GIVEN}(?:auto|cuda)"
+)
+_REFERENCE = re.compile(r"\$(?:\((\w++)\)|\{(\w++)[^}]{0,40}\}|(\w++))")
+_LONGEST_NUMBER = 16
+"""Longer values are not put in for a reference: no number, and a text could grow without bounds."""
+_MOST_TEXT = 128 * 1024
+"""Characters read of a container: as many as Linux takes in one argument (`MAX_ARG_STRLEN`)."""
 
 
 def not_ours(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | None:
@@ -145,18 +169,24 @@ def not_for_a_slice(subject: Subject, policy: Policy) -> Refusal | None:
     if _declares_itself(subject):
         return None
     for container in subject.gpu:
-        if (share := _small_share(container)) is not None:
-            return (
-                Reason.FRACTION_OF_CARD,
-                f"container {container.name} takes {share:g} of the card it sees",
-            )
-        if engines := _engines(container):
-            return (
-                Reason.NEEDS_ENGINES,
-                f"container {container.name} asks for {', '.join(sorted(engines))}",
-            )
+        if (doubt := _doubt(container)) is not None:
+            return doubt
     if together := _distributed(subject):
         return Reason.DISTRIBUTED, f"one of several processes: {together}"
+    return None
+
+
+def _doubt(container: Container) -> Refusal | None:
+    """What a container says of itself that a slice would not live up to."""
+    said = _said(container)
+    if (share := _small_share(said)) is not None:
+        message = f"container {container.name} takes {share:g} of the card it sees"
+        return Reason.FRACTION_OF_CARD, message
+    if engines := _engines(container, said):
+        return Reason.NEEDS_ENGINES, f"container {container.name} asks for {engines}"
+    if group := _GROUP.search(said):
+        among = f"{group['name']}={group['count']:.9}"
+        return Reason.DISTRIBUTED, f"one of several processes: {among}"
     return None
 
 
@@ -179,41 +209,48 @@ def _declares_itself(subject: Subject) -> bool:
     )
 
 
-def _words(container: Container) -> Iterator[str]:
-    for key in ("command", "args"):
-        listed = container.raw.get(key)
-        if isinstance(listed, list):
-            yield from (text(word) for word in listed)
+def _said(container: Container) -> str:
+    """Command, arguments and environment of a container as one text, in lower case, `_` for `-`.
+
+    References to variables are followed where kubelet or a shell would: one step, to short values.
+    """
+    environ = dict(environment(container))  # of a name given twice the last counts
+    words = [
+        text(word)
+        for key in ("command", "args")
+        if isinstance(listed := container.raw.get(key), list)
+        for word in listed
+    ]
+
+    def put_in(reference: re.Match[str]) -> str:
+        value = environ.get(reference[reference.lastindex or 0])
+        return reference[0] if value is None or len(value) > _LONGEST_NUMBER else value
+
+    lines = [" ".join(words), *(f"{name}={value}" for name, value in environ.items())]
+    told = "\n".join(lines)[:_MOST_TEXT]
+    return _REFERENCE.sub(put_in, told).lower().replace("-", "_")
 
 
-def _small_share(container: Container) -> float | None:
-    shares = [match["value"] for match in _SHARE_FLAG.finditer(" ".join(_words(container)))]
-    shares += [value for name, value in environment(container) if name in _SHARE_VARIABLES]
-    for share in shares:
+def _small_share(said: str) -> float | None:
+    for share in _SHARE.finditer(said):
         try:
-            taken = float(fraction(share.strip()))
-        except QuantityError:
+            taken = float(fraction(share["value"]))
+        except QuantityError:  # above 1000 %, or a number without end
             continue
         if 0 < taken < SMALL_SHARE:
             return taken
     return None
 
 
-def _engines(container: Container) -> frozenset[str]:
-    for name, value in environment(container):
-        if name == "NVIDIA_DRIVER_CAPABILITIES":
-            return _ENGINES & {word.strip() for word in value.split(",")}
-    return frozenset()
+def _engines(container: Container, said: str) -> str:
+    capabilities = dict(environment(container)).get("NVIDIA_DRIVER_CAPABILITIES", "")
+    listed = _ENGINES & {word.strip() for word in capabilities.split(",")}
+    if listed:
+        return ", ".join(sorted(listed))
+    return "video" if _CODEC.search(said) else ""
 
 
 def _distributed(subject: Subject) -> str:
     if subject.workload.kind in DISTRIBUTED_KINDS:
         return f"owned by a {subject.workload.kind}"
-    for label in DISTRIBUTED_LABELS:
-        if label in subject.labels:
-            return f"label {label}"
-    for container in subject.gpu:
-        for name, value in environment(container):
-            if name == "WORLD_SIZE" and _MORE_THAN_ONE.fullmatch(value):
-                return f"WORLD_SIZE={value}"
-    return ""
+    return next((f"label {label}" for label in DISTRIBUTED_LABELS if label in subject.labels), "")

@@ -1,11 +1,12 @@
 """Steps 4 to 7: from wants to MIG resources, on the nodes the pod can reach, with what is free now."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from extender.core import pod as podlib
 from extender.core.capacity import Capacity, OfferSummary, summarize
+from extender.core.consolidate import Option, Placing, prefer, spare
 from extender.core.decision import Candidate, Verdict
 from extender.core.footprint import Footprint, Want
 from extender.core.node import Offer, memory_label
@@ -88,7 +89,7 @@ class _Fit:
         if first is None:
             return NotChosen(Reason.QUOTA, self.over, tuple(self.candidates.values()))
         if self._is_free(first):
-            return self._take(first, Reason.FITS)
+            return self._settle(first, Reason.FITS, tries)
         return self._when_full(first, list(tries))
 
     def _reach(self, capacity: Capacity) -> Nodes:
@@ -106,7 +107,7 @@ class _Fit:
         """What the reachable nodes and pools offer, smallest first."""
         grouped: dict[str, list[tuple[Offer, Nodes]]] = {}
         for resource, by_offer in self.capacity.offers.items():
-            here = [(o, nodes & self.nodes) for o, nodes in by_offer.items() if nodes & self.nodes]
+            here = [(o, met) for o, nodes in by_offer.items() if (met := nodes & self.nodes)]
             if here:
                 grouped[resource] = here
         for resource, by_offer in self.snapshot.pools.offers.items():
@@ -114,7 +115,7 @@ class _Fit:
             there = [(o, 0) for o, nodes in by_offer.items() if nodes & self.pooled]
             if there:
                 grouped.setdefault(resource, []).extend(there)
-        return sorted((summarize(name, offers) for name, offers in grouped.items()), key=_order)
+        return sorted([summarize(name, offers) for name, offers in grouped.items()], key=_order)
 
     def _admissible(self, want: Want, offer: OfferSummary) -> bool:
         """Whether an offer would do, fullness apart; the verdict is kept either way."""
@@ -143,7 +144,8 @@ class _Fit:
                 return Verdict.MEMORY_UNKNOWN
             if offer.usable_mib < want.need_mib:
                 return Verdict.TOO_SMALL
-        if any(limits.most.get(offer.resource, 1) < 1 for limits in self.subject.home.limits):
+        limited = self.subject.home.limits
+        if limited and any(limits.most.get(offer.resource, 1) < 1 for limits in limited):
             return Verdict.LIMIT_RANGE
         if offer.compute_slices < want.min_compute:
             return Verdict.TOO_LITTLE_COMPUTE
@@ -236,11 +238,34 @@ class _Fit:
 
     def _note(self, resources: Mapping[str, int], verdict: Verdict) -> None:
         for resource in resources:
-            self.candidates[resource] = replace(self.candidates[resource], verdict=verdict)
+            known = self.candidates[resource]
+            self.candidates[resource] = Candidate(resource, known.usable_mib, known.free, verdict)
 
     def _take(self, chosen: Chosen, reason: Reason) -> Chosen:
         self._note(chosen.claims, Verdict.CHOSEN)
         return replace(chosen, reason=reason, candidates=tuple(self.candidates.values()))
+
+    def _settle(self, found: Chosen, reason: Reason, larger: Iterable[Chosen]) -> Chosen:
+        """Take what was found, or with `consolidation.lambda` a larger slice on a GPU in use."""
+        weight, ranking = self.policy.consolidation_lambda, self.snapshot.ranking
+        if weight <= 0 or ranking is None or sum(found.claims.values()) != 1:
+            return self._take(found, reason)
+        every = [found, *larger]
+        options = [
+            Option(chosen.picks[0].resource, chosen.picks[0].memory_slices, chosen.nodes)
+            for chosen in every
+        ]
+
+        def eligible(position: int) -> bool:
+            option, chosen = options[position], every[position]
+            taken = self._taken(chosen.claims, chosen.nodes)[option.resource]
+            return spare(self.capacity, option, taken) and self._is_free(chosen)
+
+        workload = f"{self.subject.namespace}/{self.subject.workload}"
+        spread = self.policy.spread_replicas
+        placing = Placing(self.capacity, ranking, self.plain, workload, spread=spread)
+        position = prefer(options, weight, placing, eligible)
+        return self._take(every[position], Reason.FITS_CONSOLIDATED if position else reason)
 
     # --- step 7: the smallest is full ------------------------------------------------------------
 
@@ -250,7 +275,8 @@ class _Fit:
             if entry is WhenFull.NEXT_LARGER:
                 found = next(filter(self._is_free, larger), None)
                 if found is not None:
-                    return self._take(found, Reason.FITS_LARGER)
+                    rest = larger[larger.index(found) + 1 :]
+                    return self._settle(found, Reason.FITS_LARGER, rest)
             elif entry is WhenFull.WAIT:
                 found = next(filter(self._could_hold, (first, *larger)), None)
                 if found is not None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from extender.core.catalogue import MIG_PREFIX, profile_name, shape
@@ -102,7 +102,7 @@ def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclare
                 f"nothing says how much memory container {container.name} needs",
             )
         want = Want(
-            need_mib=None if size is None else need_mib(size, Fraction(headroom)),
+            need_mib=None if size is None else need_mib(size, headroom),
             profile=profile,
             min_compute=_first(
                 compute,
@@ -121,7 +121,7 @@ def _size(
 ) -> tuple[int | None, str | None, Model | None]:
     """Footprint in bytes, its source, and the model that gave it; in the documented precedence."""
     for key in (container_annotation(container.name), FOOTPRINT_ANNOTATION):
-        if (size := _annotated(subject, key, footprint_bytes)) is not None:
+        if (size := _annotated(subject, key, _footprint)) is not None:
             return size, "annotation", None
     if (named := subject.annotations.get(MODEL_ANNOTATION)) is not None:
         model = next((m for m in policy.models if m.name == named), None)
@@ -138,6 +138,10 @@ def _size(
     if policy.when_unknown_bytes is not None:
         return policy.when_unknown_bytes, "whenUnknown", None
     return None, None, None
+
+
+# A deployment's replicas, and most deployments of one model, say the same.
+_footprint = lru_cache(maxsize=1024)(footprint_bytes)
 
 
 def _annotated(subject: Subject, key: str, parse: Callable[[str], Any]) -> Any:

@@ -14,9 +14,12 @@ from extender.core.catalogue import (
     profile_name,
     shape,
 )
+from extender.core.layout import NodeLayout, node_layout
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 MEMORY_LABEL = "nvidia.com/gpu.memory"
+COUNT_LABEL = "nvidia.com/gpu.count"
+REPLICAS_LABEL = "nvidia.com/gpu.replicas"
 STRATEGY_LABEL = "nvidia.com/mig.strategy"
 CONFIG_STATE_LABEL = "nvidia.com/mig.config.state"
 GKE_PARTITION_LABEL = "cloud.google.com/gke-gpu-partition-size"
@@ -86,7 +89,9 @@ class Node:
     """MIG resource -> what is said of it; empty unless the node takes part (`mixed`)."""
     reconfiguring: bool = False
     gpu_count: int = 1
-    """Cards in the node, for the order of equals; 1 if the node does not say."""
+    """Cards in the node, partitioned or not; 1 if the node does not say."""
+    layout: NodeLayout | None = None
+    """Which slices sit on one GPU together; None where the totals do not tell."""
 
     @property
     def autoscaled(self) -> bool:
@@ -201,6 +206,8 @@ def build_node(
         for resource in present:
             if is_mig_resource(resource):
                 offers[resource] = offer_of(resource, labels, product, overrides)
+    gpu_count = max(1, _integer(labels.get(COUNT_LABEL)) or 1)
+    shares = max(1, _integer(labels.get(REPLICAS_LABEL)) or 1)
     return Node(
         name=name,
         labels=labels,
@@ -214,5 +221,6 @@ def build_node(
         product=product,
         offers=offers,
         reconfiguring=reconfiguring,
-        gpu_count=max(1, _integer(labels.get("nvidia.com/gpu.count")) or 1),
+        gpu_count=gpu_count,
+        layout=node_layout(product, present, gpu_count, shares),
     )

@@ -54,6 +54,12 @@ def annotations(pod: Pod) -> Mapping[str, str]:
     return texts(metadata(pod).get("annotations"))
 
 
+def annotation_of(pod: Pod, key: str) -> str | None:
+    """One of the pod's annotations."""
+    value = mapping(metadata(pod).get("annotations")).get(key)
+    return value if isinstance(value, str) else None
+
+
 def spec(pod: Pod) -> Mapping[str, Any]:
     """The pod's spec."""
     return mapping(pod.get("spec"))
@@ -176,12 +182,13 @@ _PLAIN = (("cpu", milli), ("memory", whole), ("ephemeral-storage", whole))
 def plain_ask(pod: Pod, held: Sequence[Container]) -> Ask:
     """The pod's cpu, memory and ephemeral storage: containers, pod-level resources, overhead."""
     pod_level = mapping(spec(pod).get("resources"))
+    requests, limits = mapping(pod_level.get("requests")), mapping(pod_level.get("limits"))
     over = mapping(spec(pod).get("overhead"))
     amounts = []
     for name, parse_quantity in _PLAIN:
-        whole_pod = mapping(pod_level.get("requests")).get(name)
+        whole_pod = requests.get(name)
         if whole_pod is None:
-            whole_pod = mapping(pod_level.get("limits")).get(name)
+            whole_pod = limits.get(name)
         if whole_pod is None:
             amount = total(
                 [
@@ -191,7 +198,7 @@ def plain_ask(pod: Pod, held: Sequence[Container]) -> Ask:
             )
         else:
             amount = _amount(parse_quantity, whole_pod)
-        amounts.append(amount + _amount(parse_quantity, over.get(name)))
+        amounts.append(amount + _amount(parse_quantity, over.get(name)) if over else amount)
     return Ask(*amounts)
 
 
@@ -232,10 +239,11 @@ def owner(pod: Pod) -> Mapping[str, Any]:
 
 def workload(pod: Pod) -> Workload:
     """The Deployment, StatefulSet, CronJob … behind a pod; the pod itself if it has no controller."""
+    controller = owner(pod)
     return workload_of(
-        text(owner(pod).get("kind")),
-        text(owner(pod).get("name")),
-        text(labels(pod).get("pod-template-hash")),
+        text(controller.get("kind")),
+        text(controller.get("name")),
+        text(mapping(metadata(pod).get("labels")).get("pod-template-hash")),
         display_name(pod),
     )
 

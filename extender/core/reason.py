@@ -25,6 +25,7 @@ class Reason(StrEnum):
 
     FITS = "Fits"
     FITS_LARGER = "FitsLarger"
+    FITS_CONSOLIDATED = "FitsConsolidated"
     WAITS = "Waits"
 
     QUOTA = "Quota"
@@ -102,6 +103,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.FITS_LARGER: Explanation(
         "The smallest fitting profile was full; a larger one is free and was taken.",
         "Make more slices of the smaller profile, or take `NextLarger` out of `whenFull`.",
+    ),
+    Reason.FITS_CONSOLIDATED: Explanation(
+        "A larger slice on a GPU in use was taken, so that an idle GPU stays idle.",
+        "To always get the smallest slice that is free, set `consolidation.lambda: 0`.",
     ),
     Reason.WAITS: Explanation(
         "No slice is free and nothing else applied; the pod waits for the smallest fitting one.",

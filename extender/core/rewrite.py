@@ -5,6 +5,7 @@ A patch that does not apply is a 500 to the user even with `failurePolicy: Ignor
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from extender.core import pod as podlib
@@ -29,6 +30,7 @@ class PatchError(ValueError):
     """The patch does not apply to the pod."""
 
 
+@lru_cache(maxsize=1024)
 def escape(member: str) -> str:
     """One reference token of a JSON pointer (RFC 6901)."""
     return member.replace("~", "~0").replace("/", "~1")
@@ -203,16 +205,19 @@ def _prefer(edit: _Edit, names: Sequence[str]) -> None:
 
 def _with_room(pod: Pod, marks: Mapping[str, str]) -> dict[str, str]:
     """Those of the marks that leave annotations within their limit, the first ones first."""
-    merged = dict(podlib.annotations(pod))
+    present = podlib.annotations(pod)
+    room = MOST_ANNOTATION_BYTES - sum([_size(*each) for each in present.items()])
     taken = {}
     for key, value in marks.items():
-        with_it = {**merged, key: value}
-        if (
-            sum(len(k.encode()) + len(v.encode()) for k, v in with_it.items())
-            <= MOST_ANNOTATION_BYTES
-        ):
-            merged, taken[key] = with_it, value
+        more = _size(key, value) - (_size(key, present[key]) if key in present else 0)
+        if more <= room:
+            room -= more
+            taken[key] = value
     return taken
+
+
+def _size(key: str, value: str) -> int:
+    return len(key.encode()) + len(value.encode())
 
 
 def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
@@ -223,27 +228,36 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
     Raises:
         PatchError: an operation does not apply.
     """
-    patched = dict(pod)
-    fresh: set[int] = {id(patched)}
+    copies: dict[str, Any] = {"": dict(pod)}
     for operation in patch:
-        parts = operation["path"].split("/")[1:]
-        if "~" in operation["path"]:
-            parts = [part.replace("~1", "/").replace("~0", "~") for part in parts]
-        *parents, last = parts
-        target: Any = patched
+        path = operation["path"]
+        base, _, last = path.rpartition("/")
         try:
-            for member in parents:
-                key: Any = int(member) if isinstance(target, list) else member
-                child = target[key]
-                if id(child) not in fresh:
-                    child = child.copy()
-                    fresh.add(id(child))
-                    target[key] = child
-                target = child
-            _apply_one(operation, target, last)
+            target = copies[base] if base in copies else _copied(base, copies)
+            _apply_one(operation, target, _unescaped(last))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise PatchError(f"{operation['op']} {operation['path']}: {error!r}") from error
+            raise PatchError(f"{operation['op']} {path}: {error!r}") from error
+        # What stood below is gone, or elsewhere: an item of a list moves those behind it.
+        below = f"{base}/" if isinstance(target, list) else path
+        if below in copies or isinstance(target, list):
+            copies = {at: copy for at, copy in copies.items() if not at.startswith(below)}
+    patched: dict[str, Any] = copies[""]
     return patched
+
+
+@lru_cache(maxsize=1024)
+def _unescaped(member: str) -> str:
+    return member.replace("~1", "/").replace("~0", "~")
+
+
+def _copied(pointer: str, copies: dict[str, Any]) -> Any:
+    """What stands at a pointer, copied before its first change, and so is all that leads to it."""
+    if pointer not in copies:
+        base, _, member = pointer.rpartition("/")
+        holder = _copied(base, copies)
+        key = int(member) if isinstance(holder, list) else _unescaped(member)
+        copies[pointer] = holder[key] = holder[key].copy()
+    return copies[pointer]
 
 
 def _apply_one(operation: Operation, target: Any, last: str) -> None:

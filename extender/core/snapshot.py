@@ -11,6 +11,7 @@ from extender.core.capacity import Capacity
 from extender.core.decision import Decision
 from extender.core.quota import Namespace
 from extender.core.reach import Nodes
+from extender.core.score import Ranking
 
 
 @dataclass(slots=True)
@@ -44,6 +45,8 @@ class Snapshot:
     """The cluster for one decision."""
 
     capacity: Capacity
+    ranking: Ranking | None = None
+    """The order of the nodes for each resource; None: no node is preferred."""
     pools: Capacity = field(default_factory=Capacity)
     """Nodes that do not exist yet (`pools` of the configuration), never with anything free."""
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)

@@ -17,6 +17,8 @@ class Subject:
     """What the steps of a decision need of a pod."""
 
     pod: Pod
+    request_id: str
+    """uid of the request that brought it."""
     namespace: str
     home: Namespace
     """What is known of the namespace."""
@@ -36,26 +38,26 @@ class Subject:
     """How quotas see the pod."""
 
 
-def subject_of(pod: Pod, namespace: str, home: Namespace, policy: Policy) -> Subject:
+def subject_of(
+    pod: Pod, namespace: str, home: Namespace, policy: Policy, *, request_id: str = ""
+) -> Subject:
     """Read a pod for decision."""
     held = podlib.containers(pod)
     gpu = [c for c in held if c.count(policy.gpu_resource) > 0]
     labels = podlib.labels(pod)
     workload = podlib.workload(pod)
-    rule = next(
-        (
-            rule
-            for rule in policy.rules
-            if _matches(rule.match, namespace, labels, gpu or held, workload)
-        ),
-        None,
-    )
+    rule = None
+    for each in policy.rules:
+        if _matches(each.match, namespace, labels, gpu or held, workload):
+            rule = each
+            break
     wishes = {labels.get(MODE_LABEL), home.labels.get(MODE_LABEL)}
     mode = rule.mode if rule is not None and rule.mode is not None else policy.mode
     if mode is Mode.ENFORCE and "dry-run" in wishes:
         mode = Mode.DRY_RUN
     return Subject(
         pod=pod,
+        request_id=request_id,
         namespace=namespace,
         home=home,
         labels=labels,

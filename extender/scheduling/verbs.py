@@ -133,11 +133,15 @@ class Scheduling:
         args = read_args(body)
         policy = self.policy()
         held = containers(args.pod)
-        if not (_mig_asked(held) or any(c.count(policy.gpu_resource) > 0 for c in held)):
+        asked = _mig_asked(held)
+        if any(c.count(policy.gpu_resource) > 0 for c in held):
+            asked.add(policy.gpu_resource)
+        if not asked:
             return b"[]"
         namespace = text(metadata(args.pod).get("namespace"))
         best = self.ranking().scores(
             args.distinct(),
+            asked,
             f"{namespace}/{workload(args.pod)}",
             spread=policy.spread_replicas,
         )

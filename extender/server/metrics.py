@@ -73,6 +73,12 @@ class Metrics:
             "0 while the configuration last read is refused and an older one stays in force.",
             registry=self.registry,
         )
+        self._certificate_expiry = Gauge(
+            "migfit_certificate_expiry_seconds",
+            "Until the webhook's certificate expires, negative afterwards; NaN without a webhook.",
+            registry=self.registry,
+        )
+        self._certificate_expiry.set(float("nan"))
 
     def observe(
         self,
@@ -85,6 +91,10 @@ class Metrics:
         self._snapshot_age.set_function(age_s)
         self._synced.set_function(lambda: float(synced()))
         self._config_valid.set_function(lambda: float(config_valid()))
+
+    def observe_certificate(self, left_s: Callable[[], float]) -> None:
+        """The same for the certificate that the webhook shows."""
+        self._certificate_expiry.set_function(left_s)
 
     # --- what a watch tells (extender.cluster.watch.Meter) ---------------------------------------
 

@@ -29,13 +29,15 @@ from extender.cluster.watch import Resource, follow
 from extender.core.policy import Policy
 from extender.scheduling.verbs import Scheduling
 from extender.server.audit import Audit
+from extender.server.certificates import Schedule
 from extender.server.configuration import ConfigMapSource, FileSource, Source
 from extender.server.listen import listening
 from extender.server.metrics import Metrics
 from extender.server.operations import OperationsThread, operations_app
 from extender.server.routes import extender_app, webhook_app
+from extender.server.self_managed import self_managed
 from extender.server.settings import BAD_INPUT, UNREACHABLE, Settings, StartError
-from extender.server.tls import certificate
+from extender.server.tls import Shown, certificate
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +59,12 @@ STDOUT = 1
 SYNC_POLL_S = 0.05
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, certificates: Schedule | None = None) -> None:
     """Run until SIGTERM or SIGINT.
+
+    Args:
+        settings: the flags.
+        certificates: how long those of our own making live.
 
     Raises:
         StartError: it could not be started.
@@ -75,6 +81,10 @@ async def serve(settings: Settings) -> None:
         source = _source(settings, client, metrics)
         current = await source.first()
         server = Server(settings, metrics, current.policy)
+        if settings.webhook_port and not (settings.tls_cert or settings.tls_key):
+            made = self_managed(settings, client, certificates or Schedule())
+            await made.first()
+            server.certificate = made
         metrics.observe(
             age_s=server.state.age_s,
             synced=lambda: server.state.synced,
@@ -112,6 +122,8 @@ class Server:
         self._metrics = metrics
         self._draining = False
         self._tasks: list[asyncio.Task[Any]] = []
+        self.certificate: Shown | None = None
+        """What the webhook shows; the one from files unless set."""
         self.state = State(self._in_force(policy), time.monotonic)
 
     def _in_force(self, policy: Policy) -> Policy:
@@ -130,7 +142,9 @@ class Server:
         """Why no requests should come, in one line."""
         if self._draining:
             return "shutting down"
-        return None if self.state.synced else "waiting for the first lists of the cluster"
+        if not self.state.synced:
+            return "waiting for the first lists of the cluster"
+        return None if self.certificate is None else self.certificate.unready()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until told to stop, then drain; also stop if one of the jobs fails.
@@ -169,8 +183,11 @@ class Server:
                 ) from None
             stack.callback(operations.stop)
         if settings.webhook_port:
-            pair = certificate(settings)
-            self.also(pair.follow())
+            if self.certificate is None:
+                self.certificate = certificate(settings)
+            shown = self.certificate
+            self._metrics.observe_certificate(shown.left_s)
+            self.also(shown.follow())
             reviewer = Reviewer(
                 snapshot=self.state.snapshot,
                 policy=lambda: self.state.policy,
@@ -179,7 +196,7 @@ class Server:
             )
             app = webhook_app(reviewer, audit, self._metrics, self._is_draining)
             ports["webhook_port"] = await _listen(
-                stack, app, settings.bind, settings.webhook_port, "--webhook-port", pair.context
+                stack, app, settings.bind, settings.webhook_port, "--webhook-port", shown.context
             )
         if settings.extender_port:
             scheduling = Scheduling(

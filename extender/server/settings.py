@@ -14,6 +14,12 @@ class Settings:
     kubeconfig: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_secret: tuple[str, str] | None = None
+    """Namespace and name of where a certificate of our own making is kept; None: as usual."""
+    tls_names: tuple[str, ...] = ()
+    """What that certificate is good for beside the names of the Service."""
+    service: str = "migfit"
+    webhook_configuration: str = "migfit"
     webhook_port: int = 8443
     extender_port: int = 8888
     """0 switches a part off; -1 takes any free port (for tests)."""

@@ -1,11 +1,20 @@
-"""The webhook's certificate, from files, and loaded again when they change."""
+"""The webhook's certificate in the listener: replaced while it listens; and the one from files."""
 
 import asyncio
+import os
 import ssl
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 import structlog
+from cryptography import x509
 
+from extender.server.certificates import ends_s
 from extender.server.settings import BAD_INPUT, Settings, StartError
 
 log = structlog.get_logger(__name__)
@@ -13,16 +22,86 @@ log = structlog.get_logger(__name__)
 POLL_S = 2.0
 
 
-class Certificate:
-    """A key pair in files. Renewed files serve new handshakes; open connections are not touched."""
+class Shown(Protocol):
+    """A certificate that the webhook shows, wherever it comes from."""
 
-    def __init__(self, cert: Path, key: Path) -> None:
-        self._cert, self._key = cert, key
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For the listener."""
+
+    def left_s(self) -> float:
+        """Seconds until the certificate expires; negative afterwards."""
+
+    def unready(self) -> str | None:
+        """Why nobody should call us, in one line; None if they may."""
+
+    def follow(self) -> Coroutine[Any, Any, None]:
+        """Keep it up to date. Runs until cancelled."""
+
+
+class Live:
+    """A server's context. What is loaded serves new handshakes; open connections are not touched.
+
+    Args:
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._ends_s = float("nan")
+
+    def load(self, cert: bytes, key: bytes) -> None:
+        """Show this certificate from now on; PEM, with its chain if it has one.
+
+        Raises:
+            OSError: it cannot be used, or the key belongs to another; the old one stays.
+        """
+        # A throw-away context first: a key that does not match must not spoil the live one.
+        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
+        try:
+            ends = ends_s(x509.load_pem_x509_certificates(cert)[0])
+        except ValueError as error:
+            raise OSError(f"the certificate cannot be read: {error}") from None
+        _load(self.context, cert, key)
+        self._ends_s = ends
+
+    def left_s(self) -> float:
+        """Seconds until what is loaded expires."""
+        return self._ends_s - self._clock()
+
+    def unready(self) -> str | None:
+        """That it has expired."""
+        if self.left_s() > 0:
+            return None
+        ended = datetime.fromtimestamp(self._ends_s, UTC).isoformat(timespec="seconds")
+        return f"the webhook's certificate expired at {ended}"
+
+
+class Certificate:
+    """A key pair in files, loaded again when they change."""
+
+    def __init__(self, cert: Path, key: Path, clock: Callable[[], float] = time.time) -> None:
+        self._cert, self._key = cert, key
+        self._live = Live(clock)
         self._seen = self._contents()
         self._refused = ""
-        _load(self.context, cert, key)
+        self._live.load(*self._seen)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """See `Shown`."""
+        return self._live.context
+
+    def left_s(self) -> float:
+        """See `Shown`."""
+        return self._live.left_s()
+
+    def unready(self) -> str | None:
+        """See `Shown`."""
+        why = self._live.unready()
+        return why and f"{why}; renew --tls-cert {self._cert}"
 
     def _contents(self) -> tuple[bytes, bytes]:
         return self._cert.read_bytes(), self._key.read_bytes()
@@ -33,9 +112,7 @@ class Certificate:
             contents = self._contents()
             if contents == self._seen:
                 return False
-            # A throw-away context first: a key that does not match must not spoil the live one.
-            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._cert, self._key)
-            _load(self.context, self._cert, self._key)
+            self._live.load(*contents)
         except OSError as error:
             if str(error) != self._refused:  # once, not every two seconds
                 self._refused = str(error)
@@ -52,21 +129,41 @@ class Certificate:
             self.reload()
 
 
-def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
+def _load(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
     """Load a pair; a key that is encrypted is refused, where OpenSSL would ask the terminal."""
-    context.load_cert_chain(cert, key, password="")
+    with _file(cert) as cert_file, _file(key) as key_file:
+        context.load_cert_chain(cert_file, key_file, password="")
+
+
+@contextmanager
+def _file(contents: bytes) -> Iterator[str]:
+    """A path to that, as Python loads certificates from files only; on Linux in memory alone."""
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("migfit")
+        with os.fdopen(number, "wb", buffering=0) as file:
+            file.write(contents)
+            yield f"/proc/self/fd/{number}"
+    else:
+        with tempfile.NamedTemporaryFile(buffering=0) as file:  # ours alone, mode 0600
+            file.write(contents)
+            yield file.name
 
 
 def certificate(settings: Settings) -> Certificate:
-    """The certificate the settings name.
+    """The certificate in the files that the settings name.
 
     Raises:
         StartError: none is named, or it cannot be used.
     """
     if settings.tls_cert is None or settings.tls_key is None:
         raise StartError(
-            "no certificate for the webhook: give --tls-cert FILE and --tls-key FILE, "
-            "or switch the webhook off with --webhook-port 0",
+            "a certificate for the webhook is two files: give --tls-cert FILE and --tls-key FILE, "
+            "or neither, to have migfit make its own",
+            BAD_INPUT,
+        )
+    if settings.tls_secret is not None:
+        raise StartError(
+            "--tls-cert and --tls-secret are both given; give the one that holds the certificate",
             BAD_INPUT,
         )
     try:

@@ -46,14 +46,23 @@ def names(index: NodeIndex, nodes: Nodes) -> frozenset[str]:
 
 def picture(state: State) -> dict[str, Any]:
     """What the state answers, in a form that can be compared."""
-    known = sorted(state.capacity.index.slot_of)
-    workloads = sorted(state.capacity.where)
     return {
         "capacity": _capacity(state.capacity),
         "pools": _capacity(state.pools),
         "namespaces": dict(state.tenants.by_name),
-        "ranking": {w: state.ranking.scores(known, w) for w in ["", *workloads]},
-        "ranking without spreading": state.ranking.scores(known, spread=False),
+        "ranking": _ranking(state),
+    }
+
+
+def _ranking(state: State) -> dict[str, Any]:
+    known = set(state.capacity.index.slot_of)
+    resources = sorted(state.capacity.present)
+    asks = [(r,) for r in resources] + [tuple(resources)]
+    workloads = ["", *sorted(state.capacity.where)]
+    return {
+        f"{ask} {workload}": state.ranking.scores(known, ask, workload)
+        for ask in asks
+        for workload in workloads
     }
 
 

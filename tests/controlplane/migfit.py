@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.controlplane.client import ApiError
@@ -145,15 +146,25 @@ class Migfit:
         )
 
     def audit(self, namespace: str = "") -> list[JSON]:
-        """Audit lines of reviews so far, oldest first."""
+        """Audit lines of all reviews answered so far, oldest first."""
         assert self.program is not None
-        lines = self.program.log.read_text().splitlines()
+        answered = (
+            self.metric("migfit_decisions_total") + self.metric("migfit_dry_run_reviews_total")
+            if self.program.running
+            else 0
+        )
+        # The line is written by a thread, a moment after the answer.
+        written = partial(self._written, int(answered))
+        found = wait_until(written, 10, f"{answered:g} audit lines are written")
+        return [line for line in found if namespace in ("", line["namespace"])]
+
+    def _written(self, least: int) -> list[JSON] | None:
+        """Audit lines of reviews, once there are so many."""
+        assert self.program is not None
+        lines = self.program.log.read_text().rpartition("\n")[0].splitlines()
         found = [json.loads(line) for line in lines if line.startswith('{"time":')]
-        return [
-            line
-            for line in found
-            if line["event"] == "admission" and namespace in ("", line["namespace"])
-        ]
+        reviews = [line for line in found if line["event"] == "admission"]
+        return reviews if reviews and len(reviews) >= least else None
 
     @property
     def extender(self) -> JSON:

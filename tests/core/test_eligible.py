@@ -283,6 +283,20 @@ SMALL_SHARES: list[JSON] = [
     {"args": ["--gpu-memory-utilization", "0.95", "--gpu-memory-utilization", "0.5"]},
     {"env": [{"name": "XLA_PYTHON_CLIENT_MEM_FRACTION", "value": ".25"}]},
     {"env": [{"name": "GPU_MEMORY_UTILIZATION", "value": " 0.6 "}]},
+    {"args": ["--per_process_gpu_memory_fraction=0.3"]},
+    {"args": ["--backend-config=tensorflow,gpu-memory-fraction=0.4"]},
+    {"args": ["--cache-max-entry-count", "0.2"]},
+    {"args": ["--config", '{"gpu_memory_utilization": 0.5}']},
+    {"command": ["python", "-c", "torch.cuda.set_per_process_memory_fraction(0.3)"]},
+    {"args": ["--gpu-memory-utilization", "45%"]},
+    {"env": [{"name": "NIM_KVCACHE_PERCENT", "value": "0.25"}]},
+    {"env": [{"name": "EXTRA_ARGS", "value": "--port 80 --gpu-memory-utilization 0.5"}]},
+    {"env": [{"name": "JAVA_OPT_1", "value": "-Dspark.rapids.memory.gpu.allocFraction=0.4"}]},
+    {"args": ["--gpu-memory-utilization=$(SHARE)"], "env": [{"name": "SHARE", "value": "0.5"}]},
+    {
+        "command": ["sh", "-c", "vllm serve m --gpu-memory-utilization ${SHARE:-0.9}"],
+        "env": [{"name": "SHARE", "value": "0.9"}, {"name": "SHARE", "value": "0.5"}],
+    },
 ]
 
 
@@ -300,6 +314,15 @@ def test_a_program_that_takes_a_small_share_of_the_card_is_left(fields: JSON) ->
         {"args": ["--gpu-memory-utilization", "0"]},
         {"args": ["--gpu-memory-utilization", "$(SHARE)"]},
         {"args": ["--gpu-memory-utilization", "1.2.3"]},
+        {"args": ["--gpu-memory-utilization", "0.5x"]},
+        {"args": ["--gpu-memory-utilization", "50"]},
+        {"args": ["--gpu-memory-utilization", "9" * 100_000]},
+        {"args": ["--gpu-memory-utilization", "$(SHARE)" * 20_000]},
+        {"args": ["--gpu-memory-utilization=$(SHARE)"], "env": [{"name": "SHARE", "value": "0.9"}]},
+        {
+            "args": ["--gpu-memory-utilization=$(SHARE)"],
+            "env": [{"name": "SHARE", "value": "0.5"}, {"name": "SHARE", "valueFrom": {}}],
+        },
         {"args": ["--temperature", "0.5"]},
         {"args": ["--gpu-memory-utilization-report", "0.5"]},
         {"env": [{"name": "XLA_PYTHON_CLIENT_MEM_FRACTION", "value": "0.9"}]},
@@ -332,7 +355,33 @@ def test_a_pod_that_asks_for_engines_by_name_is_left(capabilities: str, expected
     assert reason(pod(container(env=env), footprint=None), BY_RULE) is expected
 
 
-@pytest.mark.parametrize("kind", ["MPIJob", "PyTorchJob", "JobSet", "LeaderWorkerSet", "TFJob"])
+def test_of_a_variable_given_twice_the_last_counts() -> None:
+    names = ["NVIDIA_DRIVER_CAPABILITIES"] * 2
+    for values, expected in (
+        (("video", "compute"), Reason.FITS),
+        (("compute", "video"), Reason.NEEDS_ENGINES),
+    ):
+        env = [{"name": n, "value": v} for n, v in zip(names, values, strict=True)]
+        assert reason(pod(container(env=env), footprint=None), BY_RULE) is expected
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["-hwaccel", "cuda", "-i", "in.mov"], Reason.NEEDS_ENGINES),
+        (["-i", "in.mov", "-c:v", "h264_nvenc"], Reason.NEEDS_ENGINES),
+        (["filesrc", "!", "nvh264dec", "!", "fakesink"], Reason.NEEDS_ENGINES),
+        (["-hwaccel", "none", "-i", "in.mov"], Reason.FITS),
+        (["-i", "in.mov", "-c:v", "libx264"], Reason.FITS),
+    ],
+)
+def test_a_command_line_with_codecs_of_the_card_is_left(args: list[str], expected: Reason) -> None:
+    assert reason(pod(container(args=args), footprint=None), BY_RULE) is expected
+
+
+@pytest.mark.parametrize(
+    "kind", ["MPIJob", "PyTorchJob", "JobSet", "LeaderWorkerSet", "TFJob", "RayCluster"]
+)
 def test_a_pod_of_a_distributed_job_is_left(kind: str) -> None:
     assert reason(owned(kind), BY_RULE) is Reason.DISTRIBUTED
 
@@ -342,6 +391,7 @@ def test_a_pod_of_a_distributed_job_is_left(kind: str) -> None:
     [
         "jobset.sigs.k8s.io/jobset-name",
         "leaderworkerset.sigs.k8s.io/name",
+        "ray.io/cluster",
         "training.kubeflow.org/job-name",
     ],
 )
@@ -366,6 +416,27 @@ def test_a_pod_labelled_as_one_of_several_processes_is_left(label: str) -> None:
 def test_a_world_of_several_processes_is_left(size: str, expected: Reason) -> None:
     env = [{"name": "WORLD_SIZE", "value": size}]
     assert reason(pod(container(env=env), footprint=None), BY_RULE) is expected
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["torchrun", "--nnodes=4", "train.py"], Reason.DISTRIBUTED),
+        (["torchrun", "--nnodes", "1:4", "train.py"], Reason.DISTRIBUTED),
+        (["torchrun", "--nnodes=$(NODES)"], Reason.DISTRIBUTED),
+        (["accelerate", "launch", "--num_machines", "2"], Reason.DISTRIBUTED),
+        (["vllm", "serve", "m", "--tensor-parallel-size", "2"], Reason.DISTRIBUTED),
+        (["vllm", "serve", "m", "-tp", "2"], Reason.DISTRIBUTED),
+        (["launch_server", "--tp", "2"], Reason.DISTRIBUTED),
+        (["torchrun", "--nnodes=1", "--nproc-per-node=1"], Reason.FITS),
+        (["torchrun", "--standalone", "--nnodes=1:1"], Reason.FITS),
+        (["vllm", "serve", "m", "--tensor-parallel-size", "1"], Reason.FITS),
+        (["--http", "2", "--num-processes", "8"], Reason.FITS),
+    ],
+)
+def test_a_command_line_for_several_processes_is_left(args: list[str], expected: Reason) -> None:
+    env = [{"name": "NODES", "value": "3"}]
+    assert reason(pod(container(args=args, env=env), footprint=None), BY_RULE) is expected
 
 
 DOUBTFUL: list[JSON] = [
