@@ -44,6 +44,7 @@ STALL_S = 0.05
 EVENTS_PER_S = 1000
 CALLS_PER_S = 20
 _READY_S = 120.0
+_POLL_S = 0.05
 _MB = 1e6
 
 
@@ -95,6 +96,8 @@ class Synced:
     """From the start of the program to its first list request."""
     resident_mb: float
     peak_mb: float
+    cpu_s: float
+    """Of our process, from its first list request on."""
     server_cpu_s: float
 
 
@@ -143,8 +146,17 @@ def _await_ready(port: int) -> float:
     while not _ready(port):
         if time.monotonic() > deadline_s:
             raise SystemExit("migfit serve did not become ready")
-        time.sleep(0.02)
+        time.sleep(_POLL_S)
     return time.monotonic()
+
+
+def _await_first_list(turned: Dials) -> float:
+    deadline_s = time.monotonic() + _READY_S
+    while not (first_s := float(turned.first_list_s.value)):
+        if time.monotonic() > deadline_s:
+            raise SystemExit("migfit serve did not ask for a list")
+        time.sleep(_POLL_S)
+    return first_s
 
 
 def _memory_mb(pid: int, row: str) -> float:
@@ -166,15 +178,19 @@ def sync_ours(found: Cluster, pair: Pair) -> Synced:
         with subprocess.Popen(
             _command(settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
+            ours = Serving(settings.extender_port, process.pid)
             try:
+                first_s = _await_first_list(found.turned)
+                cpu_s = ours.cpu_s()
                 ready_s = _await_ready(settings.ops_port)
+                cpu_s = ours.cpu_s() - cpu_s
                 time.sleep(1.0)
-                first_s = found.turned.first_list_s.value
                 return Synced(
                     sync_s=ready_s - first_s,
                     start_s=first_s - begun_s,
                     resident_mb=_memory_mb(process.pid, "VmRSS"),
                     peak_mb=_memory_mb(process.pid, "VmHWM"),
+                    cpu_s=cpu_s,
                     server_cpu_s=found.server.cpu_s() - used_s,
                 )
             finally:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 
-class Wire(msgspec.Struct, rename="camel", frozen=True, gc=False):
+class Wire(msgspec.Struct, rename="camel", frozen=True, gc=False, omit_defaults=True):
     """Base of all: camelCase on the wire, unknown fields ignored."""
 
 

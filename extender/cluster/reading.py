@@ -1,13 +1,17 @@
 """From Kubernetes objects to what the core counts with: nodes, holdings, demands."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from extender.cluster.objects import (
     ContainerObject,
     LimitRangeObject,
+    Metadata,
     NodeObject,
+    NodeStatus,
     PodObject,
     Quantities,
     ResourceQuotaObject,
@@ -29,10 +33,24 @@ Counted = tuple[Share, tuple[tuple[str, int], ...]]
 """How a pod counts against quotas: in what company, and GPU or MIG resources with counts."""
 
 _signature = msgspec.json.Encoder(order="deterministic")
+_REGULAR = ContainerKind.REGULAR
+_NONE: Quantities = {}
+H = TypeVar("H", bound=Hashable)
+
+
+class _Same(Protocol):
+    def __call__(self, value: H, /) -> H: ...
+
+
+_same: _Same = lru_cache(maxsize=1 << 15)(lambda value: value)
+"""The one copy of a value: names, labels and asks repeat on thousands of objects."""
 
 
 def _amount(quantities: Quantities | None, name: str) -> int:
-    value = quantities.get(name) if quantities is not None else None
+    return _parsed(name, quantities.get(name)) if quantities is not None else 0
+
+
+def _parsed(name: str, value: object) -> int:
     if value is None:
         return 0
     try:
@@ -46,6 +64,20 @@ def _taints(taints: Iterable[Mapping[str, str]]) -> tuple[Taint, ...]:
         Taint(taint.get("key", ""), taint.get("value", ""), taint.get("effect", ""))
         for taint in taints
         if taint.get("effect") != "PreferNoSchedule"
+    )
+
+
+def lean_node(item: NodeObject) -> NodeObject:
+    """What `read_node` reads of a node, in less memory: thousands of them share their strings."""
+    labels = item.metadata.labels or {}
+    allocatable = item.status.allocatable or {}
+    return NodeObject(
+        Metadata(
+            name=_same(item.metadata.name),
+            labels={_same(key): _same(value) for key, value in labels.items()},
+        ),
+        item.spec,
+        NodeStatus({_same(name): _same(amount) for name, amount in allocatable.items()}),
     )
 
 
@@ -85,14 +117,17 @@ def read_pool(pool: Pool, policy: Policy) -> Node:
 
 
 def _containers(item: PodObject) -> list[tuple[ContainerKind, ContainerObject]]:
-    listed = [
+    regular = [(_REGULAR, c) for c in item.spec.containers]
+    if not item.spec.init_containers:
+        return regular
+    initial = [
         (
             ContainerKind.SIDECAR if c.restart_policy == "Always" else ContainerKind.INIT,
             c,
         )
-        for c in item.spec.init_containers or ()
+        for c in item.spec.init_containers
     ]
-    return listed + [(ContainerKind.REGULAR, c) for c in item.spec.containers]
+    return initial + regular
 
 
 def _asked(resources: Resources | None, name: str) -> int:
@@ -103,14 +138,39 @@ def _asked(resources: Resources | None, name: str) -> int:
     return _amount(resources.limits, name)
 
 
+@lru_cache(maxsize=1 << 12)
+def _ask(cpu: str | float | None, memory: str | float | None, storage: str | float | None) -> Ask:
+    """One object for each set of amounts: pods of a kind all ask for the same."""
+    amounts = (("cpu", cpu), ("memory", memory), ("ephemeral-storage", storage))
+    return Ask(*(max(0, _parsed(name, value)) for name, value in amounts))
+
+
+def _ask_of(resources: Resources | None) -> Ask:
+    if resources is None:
+        return _ask(None, None, None)
+    requests, limits = resources.requests or _NONE, resources.limits or _NONE
+    return _ask(
+        requests.get("cpu", limits.get("cpu")),
+        requests.get("memory", limits.get("memory")),
+        requests.get("ephemeral-storage", limits.get("ephemeral-storage")),
+    )
+
+
 def _plain(item: PodObject, held: Sequence[tuple[ContainerKind, ContainerObject]]) -> Ask:
-    amounts = []
-    for name in ("cpu", "memory", "ephemeral-storage"):
-        amount = _asked(item.spec.resources, name)
-        if not amount:
-            amount = total([(kind, _asked(c.resources, name)) for kind, c in held])
-        amounts.append(amount + _amount(item.spec.overhead, name))
-    return Ask(*amounts)
+    asks = [(kind, _ask_of(c.resources)) for kind, c in held]
+    if len(asks) == 1 and item.spec.resources is None and item.spec.overhead is None:
+        return asks[0][1]
+    of_pod, over = _ask_of(item.spec.resources), _ask_of(Resources(requests=item.spec.overhead))
+    return _same(
+        Ask(
+            (of_pod.cpu_milli or total([(kind, ask.cpu_milli) for kind, ask in asks]))
+            + over.cpu_milli,
+            (of_pod.memory_bytes or total([(kind, ask.memory_bytes) for kind, ask in asks]))
+            + over.memory_bytes,
+            (of_pod.ephemeral_bytes or total([(kind, ask.ephemeral_bytes) for kind, ask in asks]))
+            + over.ephemeral_bytes,
+        )
+    )
 
 
 def _gpus(
@@ -120,11 +180,14 @@ def _gpus(
         name
         for _, c in held
         if c.resources is not None
-        for name in {**(c.resources.limits or {}), **(c.resources.requests or {})}
-        if name == gpu_resource or is_mig_resource(name)
+        for part in (c.resources.limits, c.resources.requests)
+        for name in part or ()
+        if "/" in name and _is_gpu(name, gpu_resource)
     }
+    if not names:
+        return ()
     counted = ((name, total([(k, _asked(c.resources, name)) for k, c in held])) for name in names)
-    return tuple(sorted((name, count) for name, count in counted if count > 0))
+    return _same(tuple(sorted((name, count) for name, count in counted if count > 0)))
 
 
 def workload_name(item: PodObject) -> str:
@@ -142,12 +205,13 @@ def workload_name(item: PodObject) -> str:
 
 def asks_for_devices(item: PodObject) -> bool:
     """Whether the pod asks for any resource of a vendor, GPUs or others."""
-    return any(
-        "/" in name
-        for _, c in _containers(item)
-        if c.resources is not None
-        for name in (*(c.resources.limits or ()), *(c.resources.requests or ()))
-    )
+    for container in (*item.spec.containers, *(item.spec.init_containers or ())):
+        if (resources := container.resources) is not None:
+            for part in (resources.limits, resources.requests):
+                for name in part or ():
+                    if "/" in name:
+                        return True
+    return False
 
 
 def read_share(item: PodObject, policy: Policy) -> Counted | None:
@@ -159,19 +223,29 @@ def read_share(item: PodObject, policy: Policy) -> Counted | None:
     if not gpus:
         return None
     resources = [item.spec.resources, *(c.resources for _, c in held)]
-    scope = Scope(
-        terminating=item.spec.active_deadline_seconds is not None,
-        best_effort=not any(
-            name in (part or ())
-            for each in resources
-            if each is not None
-            for part in (each.limits, each.requests)
-            for name in ("cpu", "memory")
-        ),
-        priority_class=item.spec.priority_class_name,
-        cross_namespace=cross_namespace(item.spec.affinity),
+    best_effort = not any(
+        name in (part or ())
+        for each in resources
+        if each is not None
+        for part in (each.limits, each.requests)
+        for name in ("cpu", "memory")
     )
-    return Share(scope, (item.metadata.labels or {}).get(REWRITTEN_LABEL) == "true"), gpus
+    spec = item.spec
+    share = _share(
+        terminating=spec.active_deadline_seconds is not None,
+        best_effort=best_effort,
+        priority_class=spec.priority_class_name,
+        elsewhere=spec.affinity is not None and cross_namespace(spec.affinity),
+        rewritten=(item.metadata.labels or {}).get(REWRITTEN_LABEL) == "true",
+    )
+    return share, gpus
+
+
+@lru_cache(maxsize=1 << 12)
+def _share(
+    *, terminating: bool, best_effort: bool, priority_class: str, elsewhere: bool, rewritten: bool
+) -> Share:
+    return Share(Scope(terminating, best_effort, priority_class, elsewhere), rewritten)
 
 
 def read_quota(item: ResourceQuotaObject, policy: Policy) -> Quota:
@@ -223,8 +297,8 @@ def read_pod(item: PodObject, policy: Policy) -> Holding | Demand | None:
     gpus = _gpus(held, policy.gpu_resource)
     spec = item.spec
     if spec.node_name:
-        workload = workload_name(item) if gpus else ""
-        return Holding(spec.node_name, _plain(item, held), gpus, workload)
+        workload = _same(workload_name(item)) if gpus else ""
+        return Holding(_same(spec.node_name), _plain(item, held), gpus, workload)
     if not gpus or spec.scheduling_gates or item.metadata.deletion_timestamp:
         return None
     where = {

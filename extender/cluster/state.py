@@ -8,6 +8,8 @@ GPUs nothing else is kept.
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from extender.cluster.held import Held
 from extender.cluster.in_flight import InFlight
 from extender.cluster.objects import (
@@ -20,6 +22,7 @@ from extender.cluster.objects import (
 from extender.cluster.reading import (
     Counted,
     asks_for_devices,
+    lean_node,
     read_node,
     read_pod,
     read_pool,
@@ -31,6 +34,9 @@ from extender.core.decision import Decision
 from extender.core.policy import Policy
 from extender.core.score import Ranking
 from extender.core.snapshot import Reservations, Snapshot
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(PodObject).decode
 
 
 class State:
@@ -48,8 +54,8 @@ class State:
         )
         self.pods: Held[PodObject] = Held(self._put_pod, self._drop_pod, _pod_key)
         self._node_objects: dict[str, NodeObject] = {}
-        self._device_pods: dict[str, PodObject] = {}
-        """Pods with any device, by uid: read again when the configuration changes."""
+        self._device_pods: dict[str, bytes] = {}
+        """Pods with any device, by uid, packed: read again when the GPU resource changes."""
         self._pods: dict[str, Holding | Demand] = {}
         self._counted: dict[str, tuple[str, Counted]] = {}
         """uid -> namespace, and how the pod counts there."""
@@ -65,11 +71,13 @@ class State:
         self._set_pools()
         if (policy.gpu_resource, policy.usable_mib) == (old.gpu_resource, old.usable_mib):
             return
-        self.tenants.set_policy(policy)
         for node in list(self._node_objects.values()):
-            self._put_node(node)
-        for pod in list(self._device_pods.values()):
-            self._put_pod(pod)
+            self._read_node(node)
+        if policy.gpu_resource == old.gpu_resource:
+            return
+        self.tenants.set_policy(policy)
+        for packed in list(self._device_pods.values()):
+            self._put_pod(_unpack(packed))
 
     def _set_pools(self) -> None:
         self.pools = Capacity()
@@ -79,7 +87,18 @@ class State:
     # --- events ----------------------------------------------------------------------------------
 
     def _put_node(self, item: NodeObject) -> None:
-        self._node_objects[item.metadata.name] = item
+        old = self._node_objects.get(item.metadata.name)
+        if old is not None and (
+            old.metadata.labels == (item.metadata.labels or {})
+            and old.status.allocatable == (item.status.allocatable or {})
+            and old.spec == item.spec
+        ):
+            return  # a node says every few minutes that it is still as it was
+        lean = lean_node(item)
+        self._node_objects[lean.metadata.name] = lean
+        self._read_node(lean)
+
+    def _read_node(self, item: NodeObject) -> None:
         node = read_node(item, self.policy)
         if node != self.capacity.index.get(node.name):
             self.capacity.put_node(node)
@@ -90,10 +109,9 @@ class State:
 
     def _put_pod(self, item: PodObject) -> None:
         uid = _pod_key(item)
-        if len(self.in_flight):
-            self.in_flight.arrived(item)
+        self.in_flight.arrived(item)
         if asks_for_devices(item):
-            self._device_pods[uid] = item
+            self._device_pods[uid] = _pack(item)
             self._count(uid, item.metadata.namespace, read_share(item, self.policy))
         self._record(uid, read_pod(item, self.policy))
 

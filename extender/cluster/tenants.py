@@ -45,9 +45,12 @@ class Tenants:
     def count(self, namespace: str, counted: Counted, sign: int) -> None:
         """A pod asks for GPUs there (+1), or does so no longer (-1)."""
         share, gpus = counted
-        known = self._by_name.setdefault(namespace, Namespace())
+        known = self._by_name.get(namespace)
+        if known is None:
+            known = self._by_name[namespace] = Namespace()
         known.tally.add(share, gpus, sign)
-        self._forget_if_empty(namespace)
+        if not known.tally:
+            self._forget_if_empty(namespace)
 
     def _change(self, name: str, **fields: object) -> None:
         self._by_name[name] = replace(self._by_name.get(name, Namespace()), **fields)  # type: ignore[arg-type]

@@ -50,10 +50,11 @@ SMALL_SHARE = 0.8
 
 # Searched for in what a container says of itself, in lower case, `_` for `-` (`_said`): the same word
 # is a flag of one program, a variable of another, a member of a third one's JSON. Whoever can create
-# pods writes that text, so every repetition here has a bound or cannot be taken back.
+# pods writes that text, so every repetition here has a bound or cannot be taken back. Every
+# alternative begins with a plain letter, so that a search skips all other letters at once.
 _GIVEN = r"[\s=:,(\"']{1,8}"
 _SHARE = re.compile(
-    r"(?<![a-z0-9])(?:gpu_mem(?:ory)?_(?:utilization|fraction)"  # vLLM, TensorFlow, TensorRT-LLM, NIM
+    r"(?:gpu_mem(?:ory)?_(?:utilization|fraction)"  # vLLM, TensorFlow, TensorRT-LLM, NIM
     r"|mem_fraction_static"  # SGLang
     r"|client_mem_fraction"  # JAX
     r"|cuda_memory_fraction"  # Text Generation Inference
@@ -64,14 +65,14 @@ _SHARE = re.compile(
     rf"{_GIVEN}(?P<value>(?:[0-9]{{1,9}}\.?|\.)[0-9]{{0,20}}%?)(?![\w.])"
 )
 _GROUP = re.compile(
-    r"(?<![a-z0-9])(?P<name>world_size|nnodes|num_machines|jax_num_processes|lws_group_size"
-    r"|(?:tensor|pipeline|data)_parallel_size|[tp]p(?:_size)?)"
+    r"(?P<name>world_size|nnodes|num_machines|jax_num_processes|lws_group_size"
+    r"|tensor_parallel_size|pipeline_parallel_size|data_parallel_size|_[tp]p(?:_size)?)"
     rf"{_GIVEN}(?:[0-9]{{1,9}}:)?(?P<count>0*(?:[2-9]|[1-9][0-9]+))(?![\w.:])"
 )
 _ENGINES = frozenset({"display", "graphics", "video"})
 _CODEC = re.compile(
     r"nvenc|nvdec|cuvid|nvv4l2|nvh26[45]"  # FFmpeg, GStreamer, DeepStream
-    rf"|(?<![a-z0-9])hwaccel{_GIVEN}(?:auto|cuda)"
+    rf"|hwaccel{_GIVEN}(?:auto|cuda)"
 )
 _REFERENCE = re.compile(r"\$(?:\((\w++)\)|\{(\w++)[^}]{0,40}\}|(\w++))")
 _LONGEST_NUMBER = 16
@@ -185,7 +186,7 @@ def _doubt(container: Container) -> Refusal | None:
     if engines := _engines(container, said):
         return Reason.NEEDS_ENGINES, f"container {container.name} asks for {engines}"
     if group := _GROUP.search(said):
-        among = f"{group['name']}={group['count']:.9}"
+        among = f"{group['name'].strip('_')}={group['count']:.9}"
         return Reason.DISTRIBUTED, f"one of several processes: {among}"
     return None
 

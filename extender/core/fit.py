@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from extender.core import pod as podlib
 from extender.core.capacity import Capacity, OfferSummary, summarize
@@ -67,8 +67,8 @@ class _Fit:
         self.pooled = self._reach(snapshot.pools) if snapshot.pools.offers else 0
         self.priority = podlib.priority(subject.pod)
         self.plain = podlib.plain_ask(subject.pod, subject.containers)
-        # The hungriest first, and not in the order of containers: that decides nothing.
-        self.distinct = sorted({f.want for f in wanted}, key=_hunger, reverse=True)
+        self.distinct = sorted({f.want for f in wanted}, key=_hunger)
+        """Least hungry first: the order of containers decides nothing."""
         self.candidates: dict[str, Candidate] = {}
         self.over = ""
         """What the last quota without room for a slice said."""
@@ -77,12 +77,12 @@ class _Fit:
         offered = self._offered()
         if not offered:
             return NotChosen(Reason.NO_REACHABLE_MIG, "no reachable node offers a MIG resource")
-        fitting: list[list[OfferSummary]] = []
-        for want in self.distinct:
-            fitting.append([offer for offer in offered if self._admissible(want, offer)])
-            if not fitting[-1]:
+        fitting: dict[Want, list[OfferSummary]] = {}
+        for want in reversed(self.distinct):
+            fitting[want] = [offer for offer in offered if self._admissible(want, offer)]
+            if not fitting[want]:
                 return self._none_fits(want, offered)
-        tries: Iterator[Chosen] = map(self._try, _combinations(fitting))
+        tries = self._tries([fitting[want] for want in self.distinct])
         if self.subject.home.quotas:
             tries = iter([chosen for chosen in tries if not self._over_quota(chosen)])
         first = next(tries, None)
@@ -182,6 +182,16 @@ class _Fit:
 
     # --- step 6: what is free --------------------------------------------------------------------
 
+    def _tries(self, lists: Sequence[Sequence[OfferSummary]]) -> Iterator[Chosen]:
+        """One offer of each list, in order of the memory the pod would take from its node.
+
+        Of equals, those come first that give less to the less hungry. Of very many combinations
+        only those of the smallest few offers each are tried.
+        """
+        most = max(1, int(MOST_COMBINATIONS ** (1 / len(lists))))
+        tries = map(self._try, itertools.product(*(offers[:most] for offers in lists)))
+        return tries if len(lists) == 1 else iter(sorted(tries, key=_taken_mib))
+
     def _try(self, combination: Sequence[OfferSummary]) -> Chosen:
         pick_of = dict(zip(self.distinct, combination, strict=True))
         nodes = self.nodes
@@ -243,7 +253,8 @@ class _Fit:
 
     def _take(self, chosen: Chosen, reason: Reason) -> Chosen:
         self._note(chosen.claims, Verdict.CHOSEN)
-        return replace(chosen, reason=reason, candidates=tuple(self.candidates.values()))
+        candidates = tuple(self.candidates.values())
+        return Chosen(reason, chosen.picks, chosen.claims, chosen.guards, chosen.nodes, candidates)
 
     def _settle(self, found: Chosen, reason: Reason, larger: Iterable[Chosen]) -> Chosen:
         """Take what was found, or with `consolidation.lambda` a larger slice on a GPU in use."""
@@ -327,13 +338,6 @@ def _hunger(want: Want) -> tuple[int, int, int, str]:
     return (need, want.min_compute, want.min_bandwidth_bytes_s, want.profile or "")
 
 
-def _combinations(lists: Sequence[Sequence[OfferSummary]]) -> list[tuple[OfferSummary, ...]]:
-    """One offer of each list, in order of the memory they take together.
-
-    Of very many combinations only those of the smallest few offers each are tried.
-    """
-    if len(lists) == 1:
-        return [(offer,) for offer in lists[0]]
-    most = max(1, int(MOST_COMBINATIONS ** (1 / len(lists))))
-    every = itertools.product(*(offers[:most] for offers in lists))
-    return sorted(every, key=lambda c: (sum(o.usable_mib or 0 for o in c), *map(_order, c)))
+def _taken_mib(chosen: Chosen) -> int:
+    usable = {pick.resource: pick.usable_mib or 0 for pick in chosen.picks}
+    return sum(usable[resource] * count for resource, count in chosen.claims.items())

@@ -59,7 +59,8 @@ def patch_for(
             _remove_resource(edit, pointer, decision.changes[0].resource)
         return edit.patch
     rewritten = decision.action is Action.REWRITTEN
-    if not rewritten and leaves_no_mark(decision.reason):
+    unmarked = decision.action is Action.DENIED or leaves_no_mark(decision.reason)
+    if not rewritten and unmarked:
         return []
     marks: dict[str, str] = {}
     if rewritten:

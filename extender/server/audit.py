@@ -5,6 +5,7 @@ import os
 import queue
 import select
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,7 +17,9 @@ QUEUE_LINES = 10_000
 LONGEST_LINE_BYTES = 16 * 1024
 """Container runtimes tear longer lines (`MaxLogSize` of CRI); names come unchecked and may be longer."""
 _SHORT = 256
-_BATCH_LINES = 100
+_BATCH_LINES = 1000
+_GATHER_S = 0.01
+"""How long lines wait for company. A thread that wakes for each takes the event loop's time away."""
 
 
 class Audit:
@@ -48,6 +51,7 @@ class Audit:
         going = True
         while going:
             taken = [self._queue.get()]
+            time.sleep(_GATHER_S)
             with suppress(queue.Empty):
                 while len(taken) < _BATCH_LINES:
                     taken.append(self._queue.get_nowait())

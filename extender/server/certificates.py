@@ -189,7 +189,7 @@ def renewed(
     """
     leaf = issued.leaf.certificate
     expired = now_s >= ends_s(leaf)
-    if False:
+    if issued.pending and not (settled or expired):
         return issued
     if issued.pending:
         return _with_leaf(issued, _general(names), now_s, schedule)

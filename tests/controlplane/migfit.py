@@ -31,6 +31,8 @@ GPU = "nvidia.com/gpu"
 
 CONFIG: JSON = {"apiVersion": "migfit.io/v1alpha1", "kind": "MigfitConfiguration"}
 
+SERVE = (sys.executable, "-m", "extender.cli", "serve")
+
 ASKS_FOR_GPU = (
     "object.spec.containers.exists(c, has(c.resources) && has(c.resources.limits) && "
     f"'{GPU}' in c.resources.limits) || (has(object.spec.initContainers) && "
@@ -49,20 +51,40 @@ class Ports:
 
 
 class Migfit:
-    """`migfit serve`, started and stopped as often as a test wants, always on the same ports."""
+    """`migfit serve`, started and stopped as often as a test wants, always on the same ports.
+
+    Args:
+        plane: what it serves.
+        folder: for its files.
+        authority: who signs its certificate; None: it manages one itself.
+        name: of the process and of the webhook configuration.
+        kubeconfig: how it reaches the plane; as the admin unless given.
+        command: what to run in place of `python -m extender.cli serve`.
+    """
 
     def __init__(
-        self, plane: ControlPlane, folder: Path, authority: trustme.CA, name: str = "migfit"
+        self,
+        plane: ControlPlane,
+        folder: Path,
+        authority: trustme.CA | None,
+        name: str = "migfit",
+        *,
+        kubeconfig: Path | None = None,
+        command: tuple[str, ...] = SERVE,
     ) -> None:
         self._plane = plane
         self._folder = folder
         self._name = name
         self._ca = authority
-        self._certificate = folder / f"{name}.pem"
-        self._key = folder / f"{name}.key"
-        issued = authority.issue_cert("127.0.0.1")
-        issued.cert_chain_pems[0].write_to_path(self._certificate)
-        issued.private_key_pem.write_to_path(self._key)
+        self._kubeconfig = kubeconfig or plane.kubeconfig
+        self._command = command
+        self._tls: tuple[str, ...] = ("--tls-name", "127.0.0.1")
+        if authority is not None:
+            certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+            issued = authority.issue_cert("127.0.0.1")
+            issued.cert_chain_pems[0].write_to_path(certificate)
+            issued.private_key_pem.write_to_path(key)
+            self._tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
         self._configured = ""
         self.ports = Ports(free_port(), free_port(), free_port())
         self.program: Program | None = None
@@ -93,11 +115,10 @@ class Migfit:
         self.program = Program(
             self._name,
             [
-                sys.executable,
-                *("-m", "extender.cli", "serve"),
-                *("--kubeconfig", str(self._plane.kubeconfig)),
+                *self._command,
+                *("--kubeconfig", str(self._kubeconfig)),
                 *("--configmap", f"{SYSTEM_NAMESPACE}/{CONFIG_MAP}"),
-                *("--tls-cert", str(self._certificate), "--tls-key", str(self._key)),
+                *self._tls,
                 *("--bind", "127.0.0.1", "--lame-duck", "0"),
                 *("--webhook-port", str(self.ports.webhook)),
                 *("--extender-port", str(self.ports.extender)),
@@ -158,13 +179,13 @@ class Migfit:
         found = wait_until(written, 10, f"{answered:g} audit lines are written")
         return [line for line in found if namespace in ("", line["namespace"])]
 
-    def _written(self, least: int) -> list[JSON] | None:
-        """Audit lines of reviews, once there are so many."""
+    def _written(self, least: int) -> list[JSON]:
+        """Audit lines of reviews, once there are so many; none before that."""
         assert self.program is not None
         lines = self.program.log.read_text().rpartition("\n")[0].splitlines()
         found = [json.loads(line) for line in lines if line.startswith('{"time":')]
         reviews = [line for line in found if line["event"] == "admission"]
-        return reviews if reviews and len(reviews) >= least else None
+        return reviews if len(reviews) >= least else []
 
     @property
     def extender(self) -> JSON:
@@ -182,15 +203,14 @@ class Migfit:
             ],
         }
 
-    def register(self, configuration: str = "", **fields: object) -> None:
-        """Register the webhook, as the manifests do, and wait until the API server calls it."""
-        bundle = base64.b64encode(self._ca.cert_pem.bytes()).decode()
-        webhook: JSON = {
+    def webhook(self, **fields: object) -> JSON:
+        """The entry of a webhook configuration that leads here; `fields` replace its own."""
+        client: JSON = {"url": f"https://127.0.0.1:{self.ports.webhook}/mutate"}
+        if self._ca is not None:
+            client["caBundle"] = base64.b64encode(self._ca.cert_pem.bytes()).decode()
+        return {
             "name": "pods.migfit.io",
-            "clientConfig": {
-                "url": f"https://127.0.0.1:{self.ports.webhook}/mutate",
-                "caBundle": bundle,
-            },
+            "clientConfig": client,
             "rules": [
                 {
                     "operations": ["CREATE"],
@@ -207,12 +227,15 @@ class Migfit:
             "admissionReviewVersions": ["v1"],
             **fields,
         }
+
+    def register(self, configuration: str = "", **fields: object) -> None:
+        """Register the webhook, as the manifests do, and wait until the API server calls it."""
         self._plane.client.create(
             {
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "MutatingWebhookConfiguration",
                 "metadata": {"name": configuration or self._name},
-                "webhooks": [webhook],
+                "webhooks": [self.webhook(**fields)],
             }
         )
         before = self.metric("migfit_dry_run_reviews_total")

@@ -33,6 +33,7 @@ NAMESPACED = (
     "ResourceQuota",
     "LimitRange",
     "ConfigMap",
+    "Secret",
     "Event",
     "Lease",
 )

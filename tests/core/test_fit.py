@@ -431,6 +431,23 @@ def test_the_larger_of_two_slices_makes_way_together_with_the_smaller() -> None:
     assert chosen(decision) == {"small": "2g.20gb", "large": "3g.40gb"}
 
 
+def test_a_small_container_uses_the_slice_that_a_large_init_container_leaves() -> None:
+    tree = pod(container("small"), initContainers=[container("large")], footprint="15G")
+    tree = changed(tree, "metadata", "annotations", "gpu-memory.migfit.io/small", to="7G")
+    decision = decided(tree)
+    assert chosen(decision) == {"small": "2g.20gb", "large": "2g.20gb"}
+    assert decision.claims == {MIDDLE: 1}
+
+
+@pytest.mark.parametrize(("first", "profile"), [("7G", "2g.20gb"), ("14G", "4g.40gb")])
+def test_of_unequal_slices_the_larger_goes_to_the_larger_need(first: str, profile: str) -> None:
+    one_each = node(slices={"2g.20gb": 1, "4g.40gb": 1})
+    tree = pod(container("first"), container("second"), footprint="10G")
+    tree = changed(tree, "metadata", "annotations", "gpu-memory.migfit.io/first", to=first)
+    decision = decided(tree, one_each)
+    assert chosen(decision)["first"] == profile
+
+
 def test_one_container_that_fits_nothing_leaves_them_all() -> None:
     decision = decided(two_sizes(large="60G"))
     assert decision.reason is Reason.TOO_LARGE

@@ -1,0 +1,205 @@
+"""What the order of nodes is worth: idle GPUs and nodes under kube-scheduler's own scores and ours.
+
+An event simulator of invented clusters, with the production score: pods with slices and whole GPUs come
+and go, in most scenarios among pods without GPUs. Every policy is asked the same, with the same seeds.
+Without options the smaller set of scenarios is run, ten seeds each.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench._packing_earlier import EARLIER, reproduced
+from bench._packing_pages import (
+    SHOWN,
+    accepted,
+    bars,
+    beside_earlier,
+    churn,
+    fill_in,
+    idle,
+    layouts,
+)
+from bench._packing_runs import BUSY, Task, checks, chosen, row, run_all, shortened
+
+SEEDS = tuple(range(723_101, 723_111))
+"""Used for nothing before the figures in the documentation were made with them."""
+QUICK_SEEDS = (1, 2, 3)
+QUICK = ("U1 .30", "U2 .30", "U3 .30", "U1 .30 churn 20%", "U4 .30", "U5 .30")
+
+PAGE = "consolidation.md"
+RESULTS = "consolidation.json"
+BARS = "idle-gpus.svg"
+CHURN = "idle-gpus-by-cpu-load.svg"
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Run everything."""
+    begun_s = time.monotonic()
+    scenarios = chosen(every=given.all)
+    seeds: Sequence[int] = SEEDS
+    busy = BUSY
+    if given.quick:
+        seeds = QUICK_SEEDS
+        scenarios = [shortened(s, 24.0, 6.0) for s in scenarios if s.name in QUICK]
+        busy = shortened(busy, 16.0, 6.0)
+    tasks = [Task(scenario, seed) for scenario in scenarios for seed in seeds]
+
+    def told(done: int) -> None:
+        if sys.stderr.isatty():
+            spent = time.monotonic() - begun_s
+            end = "\n" if done == len(tasks) else ""
+            sys.stderr.write(f"\r{done} of {len(tasks)} runs, {spent:.0f} s {end}")
+
+    found = run_all(tasks, given.processes, told)
+    sizes = {s.name: sum(len(m.layouts) for m in s.machines) for s in scenarios}
+    rows = [{**row(name, runs), "gpus": sizes[name]} for name, runs in found.items()]
+    return {
+        "benchmark": "packing",
+        "machine": {
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "python": platform.python_version(),
+            "seconds": round(time.monotonic() - begun_s),
+        },
+        "command": " ".join(["python", "bench/packing.py", *sys.argv[1:]]),
+        "seeds": list(seeds),
+        "rows": rows,
+        "checks": checks(seeds, busy),
+        "figures": figures(rows),
+    }
+
+
+def figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was to be reached."""
+    losses = [
+        row["scenario"]
+        for row in rows
+        if row["idle GPUs"]["minus"]["best stock"]["verdict"] == "loss"
+    ]
+    beyond = sum(row["beyond bound"] for row in rows)
+    wins = [row for row in rows if _won_earlier(row["scenario"])]
+    again = [row["scenario"] for row in wins if _again(row)]
+    missed = [row["scenario"] for row in wins if row["scenario"] not in again]
+    return [
+        _figure("scenarios with fewer idle GPUs than the best stock configuration", losses),
+        _figure("snapshots with more idle than the re-pack bound", [str(beyond)] if beyond else []),
+        _figure(f"wins of the earlier simulator not met again, of {len(wins)}", missed),
+    ]
+
+
+def _figure(what: str, against: Sequence[str]) -> dict[str, Any]:
+    return {
+        "figure": what,
+        "value": ", ".join(against) or "none",
+        "target": "none",
+        "": "not reached" if against else "reached",
+    }
+
+
+def _won_earlier(scenario: str) -> bool:
+    earlier = EARLIER[scenario]
+    return earlier.best_stock > 0 and earlier.best_stock >= earlier.best_stock_half_width
+
+
+def _again(row: Mapping[str, Any]) -> bool:
+    earlier, now = EARLIER[row["scenario"]], row["idle GPUs"]["minus"]["best stock"]
+    return now["verdict"] != "loss" and reproduced(
+        now["mean"], now["half_width"], earlier.best_stock, earlier.best_stock_half_width
+    )
+
+
+def tell(found: Mapping[str, Any]) -> None:
+    """Print the tables for people."""
+    machine = {**found["machine"], "seeds": f"{found['seeds'][0]} to {found['seeds'][-1]}"}
+    print(", ".join(f"{key}: {value}" for key, value in machine.items()), end="\n\n")
+    for what, digits in (("idle GPUs", 1), ("idle nodes", 2)):
+        print(_table([_shown(row, what, digits) for row in found["rows"]]), end="\n\n")
+    print(_table(found["checks"]), _table(found["figures"]), sep="\n\n")
+
+
+def _shown(row: Mapping[str, Any], what: str, digits: int) -> dict[str, str]:
+    cells = row[what]
+    best = cells["minus"]["best stock"]
+    shown = {what: row["scenario"]}
+    shown |= {policy: f"{cells['mean'][policy]:.{digits}f}" for policy in SHOWN}
+    shown["minus best stock"] = (
+        f"{best['mean']:+.{digits}f} ± {best['half_width']:.{digits}f} {best['verdict']}"
+    )
+    shown["bound"] = f"{cells['re-pack bound']:.{digits}f}"
+    return shown
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def parts(found: Mapping[str, Any]) -> dict[str, str]:
+    """The generated parts of the page."""
+    rows = found["rows"]
+    wide = [
+        f"| {line['check']} | {line['expected']} | {line['found']} |\n" for line in found["checks"]
+    ]
+    return {
+        "idle GPUs": idle(rows, "idle GPUs", 1),
+        "idle nodes": idle(rows, "idle nodes", 2),
+        "layouts": layouts(rows),
+        "accepted": accepted(rows),
+        "earlier": beside_earlier(rows),
+        "checks": "| check | expected | found |\n| --- | ---: | ---: |\n" + "".join(wide),
+    }
+
+
+def write(found: Mapping[str, Any], folder: Path) -> None:
+    """Keep the results, draw the pictures, fill in the page."""
+    (folder / RESULTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    smaller = {scenario.name for scenario in chosen(every=False)}
+    shown = [row for row in found["rows"] if row["scenario"] in smaller]
+    (folder / BARS).write_text(bars(shown), encoding="utf-8")
+    (folder / CHURN).write_text(churn(found["rows"]), encoding="utf-8")
+    page = folder / PAGE
+    page.write_text(fill_in(page.read_text(encoding="utf-8"), parts(found)), encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, or take what was measured before, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="some scenarios, short, three seeds")
+    parser.add_argument(
+        "--all", action="store_true", help="every scenario; takes a quarter of an hour"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--processes", type=int, default=2, help="how many at once; 2 by default")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="earlier", help="run nothing; take FILE"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="page, pictures and results there"
+    )
+    given = parser.parse_args()
+    found = json.loads(given.earlier.read_text("utf-8")) if given.earlier else measure(given)
+    if given.write:
+        write(found, given.write)
+    if given.json:
+        print(json.dumps(found, indent=1))
+    else:
+        tell(found)
+
+
+if __name__ == "__main__":
+    main()
