@@ -127,7 +127,11 @@ def paced(
     per_s: float,
     for_s: float,
 ) -> Round:
-    """So many requests a second whatever the server does, each timed from when it was due."""
+    """So many requests a second whatever the server does, each timed from when it was due.
+
+    A server that falls behind is given twice the time; what is not even sent then counts with the
+    time by which it is late.
+    """
     idle = deque(connections)
     due_s: dict[Connection, float] = {}
     latencies_s: list[float] = []
@@ -135,20 +139,23 @@ def paced(
     with selectors.DefaultSelector() as selector:
         for connection in connections:
             selector.register(connection, selectors.EVENT_READ, connection)
-        begun_s = time.perf_counter()
-        sent = 0
-        while len(latencies_s) < total:
-            next_due_s = begun_s + sent / per_s
-            if sent < total and idle and time.perf_counter() >= next_due_s:
+        begun_s = now_s = time.perf_counter()
+        sent = answered = 0
+        while answered < sent or (sent < total and now_s < begun_s + 2 * for_s):
+            next_due_s, now_s = begun_s + sent / per_s, time.perf_counter()
+            may_send = sent < total and bool(idle) and now_s < begun_s + 2 * for_s
+            if may_send and now_s >= next_due_s:
                 connection = idle.popleft()
                 due_s[connection] = next_due_s
                 connection.send(path, next(bodies))
                 sent += 1
                 continue
-            wait_s = max(0.0, next_due_s - time.perf_counter()) if idle and sent < total else None
-            for key, _ in selector.select(wait_s):
+            for key, _ in selector.select(next_due_s - now_s if may_send else None):
                 connection = key.data
                 connection.receive()
                 latencies_s.append(time.perf_counter() - due_s[connection])
                 idle.append(connection)
-        return Round(latencies_s, time.perf_counter() - begun_s)
+                answered += 1
+        ended_s = time.perf_counter()
+    latencies_s += [ended_s - begun_s - number / per_s for number in range(sent, total)]
+    return Round(latencies_s, ended_s - begun_s)

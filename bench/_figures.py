@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench._client import Round
@@ -62,8 +62,12 @@ class Figure:
         """Whether the target is met."""
         return self.value >= self.target if self.at_least else self.value <= self.target
 
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "value": round(self.value, 3), "reached": self.reached}
+
     def as_row(self) -> dict[str, Any]:
-        """For people and for JSON."""
+        """For people."""
         sign = ">=" if self.at_least else "<="
         return {
             "figure": self.what,
@@ -159,16 +163,16 @@ def report(
         "loop": loop_name(),
         "seconds": round(time.monotonic() - begun_s),
     }
-    reached = [figure.as_row() for figure in figures]
     if given.as_json:
-        print(
-            json.dumps(
-                {"benchmark": benchmark, "machine": machine, "rows": rows, "figures": reached}
-                | ({"also": also} if also else {}),
-                indent=1,
-            )
-        )
+        found = {
+            "benchmark": benchmark,
+            "machine": machine,
+            "rows": rows,
+            "figures": [figure.as_json() for figure in figures],
+        }
+        print(json.dumps(found | ({"also": also} if also else {}), indent=1))
         return
+    reached = [figure.as_row() for figure in figures]
     print(", ".join(f"{key}: {value}" for key, value in machine.items()), end="\n\n")
     print(*map(_table, [rows, *also, reached]), sep="\n\n")
 

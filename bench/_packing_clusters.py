@@ -28,12 +28,13 @@ BALANCED: Layout = ("1g", "1g", "2g", "3g")
 ALL_1G: Layout = ("1g",) * 7
 ALL_2G: Layout = ("2g", "2g", "2g", "1g")
 ALL_3G: Layout = ("3g", "3g")
+ONE_7G: Layout = ("7g",)
 CARD: Layout = (WHOLE,)
 CUTS = (BALANCED, ALL_1G, ALL_2G, ALL_3G)
 
 SPELLED: Mapping[str, Mapping[str, str]] = {
     "A100-40GB": {"1g": "1g.5gb", "2g": "2g.10gb", "3g": "3g.20gb"},
-    "A100-80GB": {"1g": "1g.10gb", "2g": "2g.20gb", "3g": "3g.40gb"},
+    "A100-80GB": {"1g": "1g.10gb", "2g": "2g.20gb", "3g": "3g.40gb", "7g": "7g.80gb"},
     "H100-80GB": {"1g": "1g.10gb", "2g": "2g.20gb", "3g": "3g.40gb"},
 }
 
@@ -58,6 +59,8 @@ class Scenario:
     """Cores of a GPU pod: `random` of 1, 2, 4 and 8; `prop`ortional to its slice; `anti`."""
     whole_cores: int = 0
     """Cores of a pod with a whole GPU; 0: as the others."""
+    demand: tuple[float, ...] = ()
+    """By how much more of each kind comes than the load says, smallest kind first; none: as it says."""
     churn: float = 0.0
     """Pods without GPUs, in shares of all cores."""
     resident: float = 0.0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from bench._packing_clusters import Cluster, Place
 from bench._packing_stream import CPU_ONLY
 from extender.core.capacity import Capacity, Holding
+from extender.core.consolidate import Option, Placing, prefer, spare
 from extender.core.layout import Cut
 from extender.core.node import Node
 from extender.core.pod import Ask
@@ -46,6 +47,10 @@ class Policy:
         """Of each node, for a pod without."""
         total, used = self.view.cores, self.view.cores_used
         return [100 * (total[n] - used[n] - cores) // total[n] for n in nodes]
+
+    def pick(self, kind: int, _cores: int, _has_room: Callable[[int], bool]) -> int:
+        """What a pod that would do with this kind, or a larger one, is given to ask for."""
+        return kind
 
     def changed(self, node: int, kind: int, cores: int, sign: int) -> None:
         """A pod was placed (+1), or left (-1)."""
@@ -150,6 +155,29 @@ class Ours(Extender):
             self._capacity.hold(holding)
         else:
             self._capacity.release(holding)
+
+
+class Substituting(Ours):
+    """The smallest slice that is free and large enough; with lambda, as the webhook would choose."""
+
+    def __init__(self, view: View, weight: float) -> None:
+        super().__init__(view)
+        self._weight = weight
+
+    def pick(self, kind: int, cores: int, has_room: Callable[[int], bool]) -> int:
+        kinds, index = self.view.cluster.kinds, self._capacity.index
+        larger = [
+            k for k in range(len(kinds)) if kinds[k].memory_slices >= kinds[kind].memory_slices
+        ]
+        free = [k for k in sorted(larger, key=lambda k: kinds[k].memory_slices) if has_room(k)]
+        if not free or not self._weight:
+            return free[0] if free else kind
+        options = [Option(kinds[k].resource, kinds[k].memory_slices, index.all) for k in free]
+        placing = Placing(self._capacity, self._ranking, Ask(cpu_milli=1000 * cores), spread=False)
+        position = prefer(
+            options, self._weight, placing, lambda which: spare(self._capacity, options[which])
+        )
+        return free[position]
 
 
 def told(place: Place, resources: Sequence[str]) -> Node:

@@ -4,6 +4,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from bench._packing_clusters import Cluster, Scenario, build
 from bench._packing_policies import POLICIES, Policy, View
@@ -151,24 +152,28 @@ def _run(
                 free[node][kind].append(gpu)
             policy.changed(node, kind, cores, -1)
 
-    for number, (at, kind, cores, lifetime) in enumerate(arrivals):
+    def has_room(kind: int, nodes: Sequence[int]) -> bool:
+        return any(free[n][kind] for n in nodes)
+
+    for number, (at, asked, cores, lifetime) in enumerate(arrivals):
         leave_until(at)
         tally.until(at)
         counts = at >= scenario.warm_up
-        offered[kind] += counts
+        offered[asked] += counts
         gpu = -1
-        if kind == CPU_ONLY:
-            nodes = [n for n in everywhere if used[n] + cores <= total[n]]
-            points = policy.plain(kind, cores, nodes)
-        else:
-            nodes = [n for n in everywhere if free[n][kind] and used[n] + cores <= total[n]]
-            points = policy.points(kind, cores, nodes)
+        nodes = [n for n in everywhere if used[n] + cores <= total[n]]
+        kind = asked
+        if kind != CPU_ONLY:
+            kind = policy.pick(asked, cores, partial(has_room, nodes=nodes))
+            nodes = [n for n in nodes if free[n][kind]]
         if not nodes:
             continue
+        score = policy.plain if kind == CPU_ONLY else policy.points
+        points = score(kind, cores, nodes)
         top = max(points)
         best = [n for n, p in zip(nodes, points, strict=True) if p == top]
         node = best[0] if len(best) == 1 else chance.choice(best)
-        accepted[kind] += counts
+        accepted[asked] += counts
         used[node] += cores
         if kind != CPU_ONLY:
             # The device plugin of today: any free slice of that name.

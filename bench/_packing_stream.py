@@ -62,7 +62,8 @@ def _gpu_pods(
     scenario: Scenario, cluster: Cluster, chance: random.Random
 ) -> Iterator[tuple[float, int]]:
     kinds = range(len(cluster.kinds))
-    weights = [kind.total for kind in cluster.kinds]
+    more = scenario.demand or (1.0,) * len(kinds)
+    weights = [kind.total * factor for kind, factor in zip(cluster.kinds, more, strict=True)]
     rate = scenario.load * sum(weights)
     if scenario.arrivals == "bursts":
         for at in _times(rate / BURST, scenario.horizon, chance):

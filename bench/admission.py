@@ -10,6 +10,7 @@ brings the pod; taking in the watch's events is not part of a review.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
 
 from bench._client import Connection, Round, paced, saturating
@@ -28,10 +29,7 @@ from bench._servers import Pair, Serving, bare_webhook, certificate, production_
 PATH = "/mutate"
 CONNECTIONS = 8
 PACED_PER_S = 200
-CASES: tuple[tuple[int, Callable[[], Iterator[bytes]], float], ...] = (
-    (10, reviews_alike, 0.5),
-    (5000, lambda: reviews_apart(5000), 0.35),
-)
+CASES = ((10, reviews_alike(), 0.5), (5000, reviews_apart(5000), 0.35))
 """Nodes known, the reviews, and the throughput to reach as a share of the bare handler's."""
 LATENCY_TARGET_MS = 5.0
 
@@ -58,24 +56,18 @@ def _check(answer: bytes) -> None:
 
 
 def measure(
-    nodes: int, reviews: Callable[[], Iterator[bytes]], pair: Pair, given: Options
+    nodes: int, bodies: Iterator[bytes], bare: Serving, pair: Pair, given: Options
 ) -> tuple[list[dict[str, Any]], float, float]:
     """The rows for one size of cluster, the ratio of throughputs, and p99 in ms when paced."""
     with ExitStack() as stack:
         ours = stack.enter_context(serving(production_webhook, nodes, pair.cert, pair.key))
-        bare = stack.enter_context(serving(bare_webhook, pair.cert, pair.key))
         to_ours, to_bare = _connect(stack, ours, pair), _connect(stack, bare, pair)
-        bodies = reviews()
         _check(to_ours[0].ask(PATH, next(bodies)))
 
-        def ask(connections: Sequence[Connection], for_s: float) -> Round:
-            return saturating(connections, PATH, bodies, for_s)
+        def asking(connections: Sequence[Connection]) -> Callable[[float], Round]:
+            return partial(saturating, connections, PATH, bodies)
 
-        measured, floor = alternate(
-            (ours, lambda for_s: ask(to_ours, for_s)),
-            (bare, lambda for_s: ask(to_bare, for_s)),
-            given.effort,
-        )
+        measured, floor = alternate((ours, asking(to_ours)), (bare, asking(to_bare)), given.effort)
         calm = _paced(ours, to_ours, bodies, given.effort.paced_s)
         calm_floor = _paced(bare, to_bare, bodies, given.effort.paced_s)
         _check(to_ours[0].ask(PATH, next(bodies)))
@@ -99,9 +91,9 @@ def main() -> None:
     begun_s = time.monotonic()
     rows: list[dict[str, Any]] = []
     figures = []
-    with certificate() as pair:
-        for nodes, reviews, target in CASES:
-            found, ratio, p99_ms = measure(nodes, reviews, pair, given)
+    with certificate() as pair, serving(bare_webhook, pair.cert, pair.key) as bare:
+        for nodes, bodies, target in CASES:
+            found, ratio, p99_ms = measure(nodes, bodies, bare, pair, given)
             rows += found
             at = f"admission, {nodes} nodes"
             what = f"{at}: reviews/s of the bare handler's"

@@ -51,7 +51,7 @@ SMALL_SHARE = 0.8
 # Searched for in what a container says of itself, in lower case, `_` for `-` (`_said`): the same word
 # is a flag of one program, a variable of another, a member of a third one's JSON. Whoever can create
 # pods writes that text, so every repetition here has a bound or cannot be taken back. Every
-# alternative begins with a plain letter, so that a search skips all other letters at once.
+# alternative begins with a plain character, so that a search skips all others at once.
 _GIVEN = r"[\s=:,(\"']{1,8}"
 _SHARE = re.compile(
     r"(?:gpu_mem(?:ory)?_(?:utilization|fraction)"  # vLLM, TensorFlow, TensorRT-LLM, NIM

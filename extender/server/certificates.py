@@ -5,11 +5,11 @@ No I/O; the time is an argument, in seconds since the epoch. Keys are ECDSA P-25
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -52,10 +52,10 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate and its key."""
+    """A certificate and its key; equal if the certificates are."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     @property
     def pem(self) -> bytes:
@@ -110,12 +110,8 @@ def read(data: Mapping[str, bytes]) -> Issued:
     """
     if missing := [key for key in KEYS if not data.get(key)]:
         raise ValueError(f"{', '.join(missing)} missing")
-    authority, *old = x509.load_pem_x509_certificates(data[BUNDLE])
-    issued = Issued(
-        _pair(x509.load_pem_x509_certificate(data[LEAF]), data[LEAF_KEY], LEAF_KEY),
-        _pair(authority, data[AUTHORITY_KEY], AUTHORITY_KEY),
-        tuple(old),
-    )
+    (leaf, *_), (authority, *old) = (_loaded(data, key) for key in (LEAF, BUNDLE))
+    issued = Issued(_pair(leaf, data, LEAF_KEY), _pair(authority, data, AUTHORITY_KEY), tuple(old))
     if not any(_signed(issued.leaf.certificate, each) for each in (authority, *old)):
         raise ValueError(f"{LEAF} is signed by nobody in {BUNDLE}")
     return issued
@@ -129,11 +125,19 @@ def authorities(bundle: bytes) -> tuple[x509.Certificate, ...]:
         return ()
 
 
-def _pair(certificate: x509.Certificate, key_pem: bytes, what: str) -> Pair:
+def _loaded(data: Mapping[str, bytes], what: str) -> tuple[x509.Certificate, ...]:
+    if found := authorities(data[what]):
+        return found
+    raise ValueError(f"{what} is no certificate in PEM")
+
+
+def _pair(certificate: x509.Certificate, data: Mapping[str, bytes], what: str) -> Pair:
     try:
-        key = serialization.load_pem_private_key(key_pem, password=None)
+        key = serialization.load_pem_private_key(data[what], password=None)
     except TypeError:  # cryptography's way to say that it is encrypted
         raise ValueError(f"{what} is encrypted") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"{what} is no key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ValueError(f"{what} is no ECDSA key")  # noqa: TRY004  a value out of a Secret
     if key.public_key() != certificate.public_key():

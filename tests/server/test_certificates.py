@@ -151,9 +151,9 @@ def rsa_key() -> bytes:
     ("key", "value", "why"),
     [
         *((key, b"", f"{key} missing") for key in KEYS),
-        (LEAF, b"-----BEGIN", "PEM"),
-        (LEAF_KEY, b"no key", "PEM"),
-        (BUNDLE, b"\xff\x00", "PEM"),
+        (LEAF, b"-----BEGIN", f"{LEAF} is no certificate"),
+        (LEAF_KEY, b"no key", f"{LEAF_KEY} is no key"),
+        (BUNDLE, b"\xff\x00", f"{BUNDLE} is no certificate"),
         (LEAF_KEY, fresh().authority.key_pem, f"{LEAF_KEY} belongs to another"),
         (AUTHORITY_KEY, fresh().leaf.key_pem, f"{AUTHORITY_KEY} belongs to another"),
         (LEAF_KEY, encrypted(), f"{LEAF_KEY} is encrypted"),
