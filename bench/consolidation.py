@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,12 +111,13 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Run everything."""
-    scenarios, seeds = SCENARIOS, SEEDS
+    scenarios: Sequence[Scenario] = SCENARIOS
+    seeds: Sequence[int] = SEEDS
     if given.quick:
-        scenarios = tuple(shortened(scenario, 20.0, 5.0) for scenario in SCENARIOS[:2])
+        scenarios = [shortened(scenario, 20.0, 5.0) for scenario in SCENARIOS[:2]]
         seeds = QUICK_SEEDS
     found: dict[str, dict[int, list[tuple[float, float, float]]]] = {s.name: {} for s in scenarios}
-    tasks = [Task(replace(scenario), seed) for scenario in scenarios for seed in seeds]
+    tasks = [Task(scenario, seed) for scenario in scenarios for seed in seeds]
     with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
         for name, seed, runs in pool.imap_unordered(run, tasks):
             found[name][seed] = runs

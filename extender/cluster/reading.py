@@ -1,6 +1,7 @@
 """From Kubernetes objects to what the core counts with: nodes, holdings, demands."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol, TypeVar
 
@@ -20,7 +21,7 @@ from extender.cluster.objects import (
 from extender.core.capacity import Demand, Holding
 from extender.core.catalogue import is_mig_resource
 from extender.core.node import Node, Taint, build_node
-from extender.core.pod import Ask, ContainerKind, total, workload_of
+from extender.core.pod import Ask, ContainerKind, is_other, total, workload_of
 from extender.core.policy import Policy, Pool
 from extender.core.quantity import QuantityError, milli, whole
 from extender.core.quota import REQUESTS, Limits, Quota, Scope, ScopeTest, Share, cross_namespace
@@ -102,6 +103,11 @@ def read_node(item: NodeObject, policy: Policy) -> Node:
             _amount(allocatable, "ephemeral-storage"),
             _amount(allocatable, "pods"),
         ),
+        others={
+            name: amount
+            for name in allocatable
+            if is_other(name, policy.gpu_resource) and (amount := _amount(allocatable, name)) > 0
+        },
     )
 
 
@@ -188,6 +194,21 @@ def _gpus(
         return ()
     counted = ((name, total([(k, _asked(c.resources, name)) for k, c in held])) for name in names)
     return _same(tuple(sorted((name, count) for name, count in counted if count > 0)))
+
+
+def _others(
+    held: Sequence[tuple[ContainerKind, ContainerObject]], gpu_resource: str
+) -> tuple[tuple[str, int], ...]:
+    names = {
+        name
+        for _, c in held
+        if c.resources is not None
+        for part in (c.resources.limits, c.resources.requests)
+        for name in part or ()
+        if is_other(name, gpu_resource)
+    }
+    counted = ((name, total([(k, _asked(c.resources, name)) for k, c in held])) for name in names)
+    return tuple(sorted((name, amount) for name, amount in counted if amount > 0))
 
 
 def workload_name(item: PodObject) -> str:
@@ -298,7 +319,10 @@ def read_pod(item: PodObject, policy: Policy) -> Holding | Demand | None:
     spec = item.spec
     if spec.node_name:
         workload = _same(workload_name(item)) if gpus else ""
-        return Holding(_same(spec.node_name), _plain(item, held), gpus, workload)
+        plain = _plain(item, held)
+        if others := _others(held, policy.gpu_resource):
+            plain = _same(replace(plain, others=others))
+        return Holding(_same(spec.node_name), plain, gpus, workload)
     if not gpus or spec.scheduling_gates or item.metadata.deletion_timestamp:
         return None
     where = {

@@ -35,6 +35,7 @@ class Usage:
     ephemeral_bytes: int = 0
     pods: int = 0
     gpus: dict[str, int] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
     gpu_pods: int = 0
     """Pods that hold a GPU or a slice."""
 
@@ -44,6 +45,8 @@ class Usage:
         self.memory_bytes += sign * holding.plain.memory_bytes
         self.ephemeral_bytes += sign * holding.plain.ephemeral_bytes
         self.pods += sign
+        for resource, amount in holding.plain.others:
+            _count(self.others, resource, sign * amount)
         if holding.gpus:
             self.gpu_pods += sign
             for resource, count in holding.gpus:
@@ -308,6 +311,10 @@ def _fits(node: Node, usage: Usage, ask: Mapping[str, int], plain: Ask) -> bool:
         and all(
             usage.gpus.get(resource, 0) + count <= node.gpus.get(resource, 0)
             for resource, count in ask.items()
+        )
+        and all(
+            usage.others.get(resource, 0) + amount <= node.others.get(resource, 0)
+            for resource, amount in plain.others
         )
     )
 

@@ -17,11 +17,13 @@ Refusal = tuple[Reason, str]
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 KUEUE_PREFIX = "kueue.x-k8s.io/"
 """Kueue marks pods, and the pods of jobs it manages, with several labels under this name."""
-QUEUE_LABELS = (
-    "scheduling.k8s.io/group-name",
-    "scheduling.x-k8s.io/pod-group",
-    "pod-group.scheduling.sigs.k8s.io",
-    "scheduling.volcano.sh/group-name",
+QUEUE_LABELS = frozenset(
+    {
+        "pod-group.scheduling.sigs.k8s.io",
+        "scheduling.k8s.io/group-name",
+        "scheduling.volcano.sh/group-name",
+        "scheduling.x-k8s.io/pod-group",
+    }
 )
 """Labels or annotations by which a pod belongs to a pod group."""
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from extender.core import pod as podlib
 from extender.core.capacity import Capacity, OfferSummary, summarize
@@ -66,7 +67,7 @@ class _Fit:
         self.nodes = self._reach(self.capacity)
         self.pooled = self._reach(snapshot.pools) if snapshot.pools.offers else 0
         self.priority = podlib.priority(subject.pod)
-        self.plain = podlib.plain_ask(subject.pod, subject.containers)
+        self.plain = podlib.plain_ask(subject.pod, subject.containers, policy.gpu_resource)
         self.distinct = sorted({f.want for f in wanted}, key=_hunger)
         """Least hungry first: the order of containers decides nothing."""
         self.candidates: dict[str, Candidate] = {}
@@ -115,7 +116,7 @@ class _Fit:
             there = [(o, 0) for o, nodes in by_offer.items() if nodes & self.pooled]
             if there:
                 grouped.setdefault(resource, []).extend(there)
-        return sorted([summarize(name, offers) for name, offers in grouped.items()], key=_order)
+        return sorted([_summary(name, tuple(each)) for name, each in grouped.items()], key=_order)
 
     def _admissible(self, want: Want, offer: OfferSummary) -> bool:
         """Whether an offer would do, fullness apart; the verdict is kept either way."""
@@ -326,6 +327,10 @@ class _Fit:
             return True
         declared = self.policy.autoscaled
         return bool(self.capacity.index.autoscaled) if declared is None else declared
+
+
+# Most pods reach the same nodes as some pod before them.
+_summary = lru_cache(maxsize=256)(summarize)
 
 
 def _order(offer: OfferSummary) -> tuple[int, int, int, bool, str]:

@@ -82,6 +82,8 @@ class Node:
     memory_bytes: int = 0
     ephemeral_bytes: int = 0
     pods: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
+    """Devices of other kinds and huge pages -> allocatable, of those above 0."""
     gpus: Mapping[str, int] = field(default_factory=dict)
     """GPU and MIG resource name -> allocatable, of those above 0."""
     product: Product | None = None
@@ -186,6 +188,7 @@ def build_node(
     taints: tuple[Taint, ...] = (),
     cordoned: bool = False,
     plain: tuple[int, int, int, int] = (0, 0, 0, 0),
+    others: Mapping[str, int] | None = None,
 ) -> Node:
     """A node from what Kubernetes says of it.
 
@@ -197,6 +200,7 @@ def build_node(
         taints: taints with effect NoSchedule or NoExecute.
         cordoned: `spec.unschedulable`.
         plain: allocatable cpu in milli, memory and ephemeral storage in bytes, pod slots.
+        others: devices of other kinds and huge pages it has allocatable.
     """
     present = {resource: count for resource, count in gpus.items() if count > 0}
     product = product_of(labels.get(PRODUCT_LABEL, ""), _integer(labels.get(MEMORY_LABEL)))
@@ -217,6 +221,7 @@ def build_node(
         memory_bytes=plain[1],
         ephemeral_bytes=plain[2],
         pods=plain[3],
+        others=others or {},
         gpus=present,
         product=product,
         offers=offers,

@@ -160,11 +160,13 @@ def total(per_container: Sequence[tuple[ContainerKind, int]]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a pod asks of its node beside GPUs: the plain resources kube-scheduler counts."""
+    """What a pod asks of its node beside GPUs: everything else that kube-scheduler counts."""
 
     cpu_milli: int = 0
     memory_bytes: int = 0
     ephemeral_bytes: int = 0
+    others: tuple[tuple[str, int], ...] = ()
+    """Devices of other kinds and huge pages: resource name, amount."""
 
 
 def _amount(parse_quantity: Any, value: object) -> int:
@@ -179,8 +181,32 @@ def _amount(parse_quantity: Any, value: object) -> int:
 _PLAIN = (("cpu", milli), ("memory", whole), ("ephemeral-storage", whole))
 
 
-def plain_ask(pod: Pod, held: Sequence[Container]) -> Ask:
-    """The pod's cpu, memory and ephemeral storage: containers, pod-level resources, overhead."""
+def is_other(resource: str, gpu_resource: str) -> bool:
+    """Whether a resource is none of the plain ones, and no GPU or slice: `rdma/ib`, huge pages."""
+    if resource.startswith("hugepages-"):
+        return True
+    return "/" in resource and resource != gpu_resource and not is_mig_resource(resource)
+
+
+def other_ask(held: Sequence[Container], gpu_resource: str) -> tuple[tuple[str, int], ...]:
+    """Devices of other kinds and huge pages that the pod asks of its node."""
+    names = {
+        name
+        for container in held
+        for part in (container.requests, container.limits)
+        for name in part
+        if is_other(name, gpu_resource)
+    }
+    asked = ((name, total([(c.kind, _other(c, name)) for c in held])) for name in sorted(names))
+    return tuple([(name, amount) for name, amount in asked if amount > 0])
+
+
+def _other(container: Container, resource: str) -> int:
+    return _amount(whole, container.requests.get(resource, container.limits.get(resource)))
+
+
+def plain_ask(pod: Pod, held: Sequence[Container], gpu_resource: str) -> Ask:
+    """What the pod asks beside GPUs: containers, pod-level resources, overhead."""
     pod_level = mapping(spec(pod).get("resources"))
     requests, limits = mapping(pod_level.get("requests")), mapping(pod_level.get("limits"))
     over = mapping(spec(pod).get("overhead"))
@@ -199,7 +225,7 @@ def plain_ask(pod: Pod, held: Sequence[Container]) -> Ask:
         else:
             amount = _amount(parse_quantity, whole_pod)
         amounts.append(amount + _amount(parse_quantity, over.get(name)) if over else amount)
-    return Ask(*amounts)
+    return Ask(*amounts, others=other_ask(held, gpu_resource))
 
 
 def extended_ask(held: Sequence[Container], resource: str) -> int:

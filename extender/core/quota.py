@@ -42,6 +42,8 @@ def scope_of(pod: Pod, held: Iterable[Container]) -> Scope:
 
 def cross_namespace(affinity: object) -> bool:
     """Whether an affinity has a pod term that names namespaces or selects them."""
+    if not affinity:
+        return False
     for kind in ("podAffinity", "podAntiAffinity"):
         of_kind = mapping(mapping(affinity).get(kind))
         preferred = objects(of_kind.get("preferredDuringSchedulingIgnoredDuringExecution"))

@@ -238,9 +238,9 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
             _apply_one(operation, target, _unescaped(last))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise PatchError(f"{operation['op']} {path}: {error!r}") from error
-        # What stood below is gone, or elsewhere: an item of a list moves those behind it.
-        below = f"{base}/" if isinstance(target, list) else path
-        if below in copies or isinstance(target, list):
+        if path in copies or isinstance(target, list):
+            # What stood below is gone, or elsewhere: an item of a list moves those behind it.
+            below = f"{base}/" if isinstance(target, list) else path
             copies = {at: copy for at, copy in copies.items() if not at.startswith(below)}
     patched: dict[str, Any] = copies[""]
     return patched

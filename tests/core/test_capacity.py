@@ -289,6 +289,22 @@ def test_one_node_must_have_the_slice_and_all_plain_resources(plain: Ask, room: 
     assert capacity.could_hold({mig("2g.20gb"): 1}, plain, capacity.index.all) is room
 
 
+def test_devices_of_other_kinds_must_be_on_the_same_node_as_the_slice() -> None:
+    def room(allocatable: dict[str, str], *, taken: int = 0) -> bool:
+        raw = node()
+        raw["status"]["allocatable"] |= allocatable
+        ask = Ask(others=(("rdma/ib", 1),))
+        held = [holding(plain=Ask(others=(("rdma/ib", taken),)))] if taken else []
+        capacity = made(read(raw), holdings=held)
+        return capacity.room({mig("2g.20gb"): 1}, ask, capacity.index.all, {})
+
+    assert not room({})
+    assert not room({"rdma/ib": "0"})
+    assert room({"rdma/ib": "2"})
+    assert room({"rdma/ib": "2"}, taken=1)
+    assert not room({"rdma/ib": "2"}, taken=2)
+
+
 def test_what_a_pod_does_not_ask_for_may_be_overdrawn() -> None:
     capacity = made(read(node()), holdings=[holding(plain=Ask(200_000))])
     assert capacity.room({mig("2g.20gb"): 1}, Ask(0, GIB), capacity.index.all, {})

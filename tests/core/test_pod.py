@@ -146,22 +146,22 @@ def test_plain_resources_add_up_over_containers_with_their_overhead() -> None:
         initContainers=[{"name": "fetch", "resources": {"requests": {"memory": "64Gi"}}}],
         overhead={"cpu": "250m", "memory": "1Gi"},
     )
-    assert plain_ask(tree, containers(tree)) == Ask(2750, 65 * GIB, GIB)
+    assert plain_ask(tree, containers(tree), GPU) == Ask(2750, 65 * GIB, GIB)
 
 
 def test_limits_stand_in_for_requests_that_are_missing() -> None:
     tree = without(pod(), "spec", "containers", 0, "resources", "requests")
-    assert plain_ask(tree, containers(tree)) == Ask(2000, 8 * GIB, 0)
+    assert plain_ask(tree, containers(tree), GPU) == Ask(2000, 8 * GIB, 0)
 
 
 def test_pod_level_resources_count_instead_of_the_containers() -> None:
     tree = pod(container("a"), container("b"), resources={"requests": {"cpu": "3"}})
-    assert plain_ask(tree, containers(tree)) == Ask(3000, 16 * GIB, 0)
+    assert plain_ask(tree, containers(tree), GPU) == Ask(3000, 16 * GIB, 0)
 
 
 def test_a_plain_amount_that_is_no_quantity_counts_nothing() -> None:
     tree = changed(pod(), "spec", "containers", 0, "resources", "requests", "cpu", to="much")
-    assert plain_ask(tree, containers(tree)) == Ask(0, 8 * GIB, 0)
+    assert plain_ask(tree, containers(tree), GPU) == Ask(0, 8 * GIB, 0)
 
 
 # --- who the pod is ------------------------------------------------------------------------------
@@ -227,3 +227,11 @@ def test_accessors_take_any_json_for_any_part_of_a_pod(junk: Any) -> None:
         assert all(isinstance(word, str) for c in held for pair in environment(c) for word in pair)
         assert str(workload(tree)).count("/") >= 1
         assert isinstance(priority(tree), int)
+
+
+def test_devices_of_other_kinds_and_huge_pages_are_asked_of_the_node_too() -> None:
+    tree = pod()
+    asked = {GPU: "1", "rdma/ib": "2", "hugepages-2Mi": "64Mi", "nvidia.com/mig-1g.10gb": "1"}
+    tree["spec"]["containers"][0]["resources"] = {"limits": asked, "requests": asked}
+    found = plain_ask(tree, containers(tree), GPU)
+    assert found.others == (("hugepages-2Mi", 64 << 20), ("rdma/ib", 2))

@@ -247,7 +247,8 @@ class Serving:
     def _read_log(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self._log.append(json.loads(line))
+            whole = line.startswith(b"{")
+            self._log.append(json.loads(line) if whole else {"event": "", "exception": str(line)})
 
     def _read_audit(self) -> None:
         assert self.process.stdout is not None
