@@ -113,7 +113,7 @@ def test_a_bound_pod_holds_what_the_decision_on_it_had_counted(
 
     assert isinstance(record, Holding)
     assert record.node == "n0"
-    assert record.plain == podlib.plain_ask(raw, held)
+    assert record.plain == podlib.plain_ask(raw, held, GPU)
     assert dict(record.gpus) == podlib.gpu_ask(held, GPU)
     assert workload_name(item) == f"team/{podlib.workload(raw)}"
     assert record.workload == (workload_name(item) if record.gpus else "")

@@ -222,7 +222,7 @@ def test_accessors_take_any_json_for_any_part_of_a_pod(junk: Any) -> None:
     for tree in trees:
         held = containers(tree)
         assert all(count > 0 for count in gpu_ask(held, GPU).values())
-        assert plain_ask(tree, held).cpu_milli >= 0
+        assert plain_ask(tree, held, GPU).cpu_milli >= 0
         assert all(isinstance(each, str) for each in (*labels(tree), *annotations(tree).values()))
         assert all(isinstance(word, str) for c in held for pair in environment(c) for word in pair)
         assert str(workload(tree)).count("/") >= 1
