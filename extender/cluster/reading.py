@@ -147,8 +147,11 @@ def _asked(resources: Resources | None, name: str) -> int:
 @lru_cache(maxsize=1 << 12)
 def _ask(cpu: str | float | None, memory: str | float | None, storage: str | float | None) -> Ask:
     """One object for each set of amounts: pods of a kind all ask for the same."""
-    amounts = (("cpu", cpu), ("memory", memory), ("ephemeral-storage", storage))
-    return Ask(*(max(0, _parsed(name, value)) for name, value in amounts))
+    return Ask(
+        max(0, _parsed("cpu", cpu)),
+        max(0, _parsed("memory", memory)),
+        max(0, _parsed("ephemeral-storage", storage)),
+    )
 
 
 def _ask_of(resources: Resources | None) -> Ask:

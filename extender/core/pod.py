@@ -225,7 +225,8 @@ def plain_ask(pod: Pod, held: Sequence[Container], gpu_resource: str) -> Ask:
         else:
             amount = _amount(parse_quantity, whole_pod)
         amounts.append(amount + _amount(parse_quantity, over.get(name)) if over else amount)
-    return Ask(*amounts, others=other_ask(held, gpu_resource))
+    cpu_milli, memory_bytes, ephemeral_bytes = amounts
+    return Ask(cpu_milli, memory_bytes, ephemeral_bytes, other_ask(held, gpu_resource))
 
 
 def extended_ask(held: Sequence[Container], resource: str) -> int:

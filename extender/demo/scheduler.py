@@ -15,6 +15,7 @@ from extender.core.pod import containers, extended_ask, mapping, objects, plain_
 from extender.core.quantity import milli, whole
 from extender.core.reach import NodeIndex, slots
 from extender.demo.extender import PREFIX, Extender
+from extender.demo.hardware import GPU_RESOURCE
 from extender.demo.refusal import Refused
 from extender.demo.store import NODES, PODS, Event, Key, Object, Store, Verb, key_of
 
@@ -28,7 +29,7 @@ Bind = Callable[[Key, str], object]
 def asked(pod: Mapping[str, Any]) -> Counter[str]:
     """What a pod takes of a node: cpu in milli, bytes, counts, and one pod slot."""
     listed = containers(pod)
-    plain = plain_ask(pod, listed)
+    plain = plain_ask(pod, listed, GPU_RESOURCE)
     amounts = Counter(
         {
             "cpu": plain.cpu_milli,
