@@ -206,9 +206,15 @@ def _bare(
     handle: Callable[[web.Request], Any],
     tls: ssl.SSLContext | None = None,
 ) -> None:
+    app = web.Application(client_max_size=LARGEST_ARGS_BYTES)
+    app.router.add_post(path, handle)
+    serve_app(port, app, tls)
+
+
+def serve_app(port: int, app: web.Application, tls: ssl.SSLContext | None = None) -> None:
+    """Serve an app as ours are served, until killed."""
+
     async def serve() -> None:
-        app = web.Application(client_max_size=LARGEST_ARGS_BYTES)
-        app.router.add_post(path, handle)
         gc.collect()
         gc.freeze()
         async with listening(app, LOOPBACK, port, tls=tls):

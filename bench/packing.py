@@ -155,7 +155,10 @@ def parts(found: Mapping[str, Any]) -> dict[str, str]:
     wide = [
         f"| {line['check']} | {line['expected']} | {line['found']} |\n" for line in found["checks"]
     ]
+    machine, seeds = found["machine"], found["seeds"]
     return {
+        "machine": f"Made by `{found['command']}` in {machine['seconds'] // 60} minutes on "
+        f"{machine['cores']} cores; seeds {seeds[0]} to {seeds[-1]}.\n",
         "idle GPUs": idle(rows, "idle GPUs", 1),
         "idle nodes": idle(rows, "idle nodes", 2),
         "layouts": layouts(rows),

@@ -36,6 +36,7 @@ Counted = tuple[Share, tuple[tuple[str, int], ...]]
 _signature = msgspec.json.Encoder(order="deterministic")
 _REGULAR = ContainerKind.REGULAR
 _NONE: Quantities = {}
+_PLAIN = frozenset({"cpu", "memory", "ephemeral-storage"})
 H = TypeVar("H", bound=Hashable)
 
 
@@ -182,16 +183,17 @@ def _plain(item: PodObject, held: Sequence[tuple[ContainerKind, ContainerObject]
     )
 
 
-def _gpus(
-    held: Sequence[tuple[ContainerKind, ContainerObject]], gpu_resource: str
+def _devices(
+    held: Sequence[tuple[ContainerKind, ContainerObject]],
 ) -> tuple[tuple[str, int], ...]:
+    """Everything the pod asks for but cpu, memory and storage: names with counts, sorted."""
     names = {
         name
         for _, c in held
         if c.resources is not None
         for part in (c.resources.limits, c.resources.requests)
         for name in part or ()
-        if "/" in name and _is_gpu(name, gpu_resource)
+        if name not in _PLAIN
     }
     if not names:
         return ()
@@ -199,19 +201,15 @@ def _gpus(
     return _same(tuple(sorted((name, count) for name, count in counted if count > 0)))
 
 
-def _others(
-    held: Sequence[tuple[ContainerKind, ContainerObject]], gpu_resource: str
-) -> tuple[tuple[str, int], ...]:
-    names = {
-        name
-        for _, c in held
-        if c.resources is not None
-        for part in (c.resources.limits, c.resources.requests)
-        for name in part or ()
-        if is_other(name, gpu_resource)
-    }
-    counted = ((name, total([(k, _asked(c.resources, name)) for k, c in held])) for name in names)
-    return tuple(sorted((name, amount) for name, amount in counted if amount > 0))
+@lru_cache(maxsize=1 << 12)
+def _sorted_out(
+    devices: tuple[tuple[str, int], ...], gpu_resource: str
+) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
+    """GPU and MIG resources, and what else the node must have."""
+    return (
+        tuple(one for one in devices if _is_gpu(one[0], gpu_resource)),
+        tuple(one for one in devices if is_other(one[0], gpu_resource)),
+    )
 
 
 def workload_name(item: PodObject) -> str:
@@ -243,7 +241,7 @@ def read_share(item: PodObject, policy: Policy) -> Counted | None:
     if item.status.phase in ENDED:
         return None
     held = _containers(item)
-    gpus = _gpus(held, policy.gpu_resource)
+    gpus, _ = _sorted_out(_devices(held), policy.gpu_resource)
     if not gpus:
         return None
     resources = [item.spec.resources, *(c.resources for _, c in held)]
@@ -318,12 +316,12 @@ def read_pod(item: PodObject, policy: Policy) -> Holding | Demand | None:
     if item.status.phase in ENDED:
         return None
     held = _containers(item)
-    gpus = _gpus(held, policy.gpu_resource)
+    gpus, others = _sorted_out(_devices(held), policy.gpu_resource)
     spec = item.spec
     if spec.node_name:
         workload = _same(workload_name(item)) if gpus else ""
         plain = _plain(item, held)
-        if others := _others(held, policy.gpu_resource):
+        if others:
             plain = _same(replace(plain, others=others))
         return Holding(_same(spec.node_name), plain, gpus, workload)
     if not gpus or spec.scheduling_gates or item.metadata.deletion_timestamp:

@@ -47,6 +47,8 @@ class State:
         self._clock = clock
         self.capacity = Capacity()
         self.ranking = Ranking(self.capacity)
+        self.scheduler_alive: Callable[[], bool] = lambda: True
+        """Whether the scheduler of `inject.schedulerName` has renewed its Lease lately."""
         self.pools = Capacity()
         self.tenants = Tenants(policy)
         self.nodes: Held[NodeObject] = Held(
@@ -189,6 +191,7 @@ class State:
             namespaces=self.tenants.by_name,
             reservations=self._reservations,
             in_flight=self.in_flight.by_id,
+            scheduler_alive=self.scheduler_alive(),
             stale=not self.synced or age_s > self.policy.stale_after_s,
             age_s=age_s,
         )

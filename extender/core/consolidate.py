@@ -2,8 +2,8 @@
 
 Of the profiles that fit, the pod takes the one with the least memory slices + lambda x the chance
 that its slice lands on an idle GPU, on the node the score would choose for it. So lambda is what
-keeping a GPU idle is worth, in memory slices; up to 1 it changes nothing, because the next larger
-profile costs at least one slice more.
+keeping a GPU idle is worth, in memory slices; up to 1 it changes nothing, because a larger profile
+costs at least one slice more.
 """
 
 from collections.abc import Callable, Sequence
@@ -125,11 +125,12 @@ def prefer(
         usage = placing.capacity.usage(node.name)
         return option.memory_slices + weight * idle_chance(node, usage, option.resource)
 
+    smallest = options[0].memory_slices
     chosen, least = 0, cost(options[0])
-    if least is None or not options[0].memory_slices:
+    if least is None or not smallest:
         return 0
     for position, option in enumerate(options):
-        if position and 0 < option.memory_slices < least and eligible(position):
+        if smallest < option.memory_slices < least and eligible(position):
             found = cost(option)
             if found is not None and found < least:
                 chosen, least = position, found

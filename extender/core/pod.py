@@ -99,10 +99,6 @@ class Container:
         except QuantityError:
             return 0
 
-    def names(self, resource: str) -> bool:
-        """Whether the resource stands in limits or requests, with whatever count."""
-        return resource in self.limits or resource in self.requests
-
     def mig_counts(self) -> dict[str, int]:
         """MIG resource name -> count, of those asked for."""
         return {

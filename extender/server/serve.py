@@ -17,6 +17,7 @@ from aiohttp import web
 from extender.admission.review import Reviewer
 from extender.cluster.client import ApiClient, connect
 from extender.cluster.errors import ClusterError
+from extender.cluster.lease import SchedulerLease
 from extender.cluster.objects import (
     LimitRangeObject,
     NamespaceObject,
@@ -93,6 +94,9 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
             config_valid=lambda: current.valid,
         )
         server.also(source.follow(current, server.apply))
+        lease = SchedulerLease(client, server.injected_scheduler, time.monotonic)
+        server.state.scheduler_alive = lambda: lease.alive
+        server.also(lease.follow())
         server.also(follow(client, NODES, server.state.nodes, meter=metrics))
         server.also(follow(client, PODS, server.state.pods, meter=metrics))
         tenants = server.state.tenants
@@ -135,6 +139,10 @@ class Server:
     def apply(self, policy: Policy) -> None:
         """Take a new configuration into force."""
         self.state.set_policy(self._in_force(policy))
+
+    def injected_scheduler(self) -> str:
+        """The scheduler that rewritten pods are handed to; empty for none."""
+        return self.state.policy.inject.scheduler_name
 
     def also(self, job: Coroutine[Any, Any, Any]) -> None:
         """Run a job as long as the process; if it ends by itself, so does the process."""

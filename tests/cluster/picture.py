@@ -54,13 +54,19 @@ def picture(state: State) -> dict[str, Any]:
     }
 
 
+class _Any:
+    """All node names, those that are not there any more included."""
+
+    def __contains__(self, _name: object) -> bool:
+        return True
+
+
 def _ranking(state: State) -> dict[str, Any]:
-    known = set(state.capacity.index.slot_of)
     resources = sorted(state.capacity.present)
     asks = [(r,) for r in resources] + [tuple(resources)]
     workloads = ["", *sorted(state.capacity.where)]
     return {
-        f"{ask} {workload}": state.ranking.scores(known, ask, workload)
+        f"{ask} {workload}": state.ranking.scores(_Any(), ask, workload)
         for ask in asks
         for workload in workloads
     }

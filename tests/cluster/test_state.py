@@ -170,9 +170,9 @@ pod_spec = st.fixed_dictionaries(
 progress = st.fixed_dictionaries(
     {
         "phase": st.sampled_from(["Pending", "Running", "Running", "Succeeded"]),
-        "nodeName": st.sampled_from(["", *NODES, "unknown"]),
-        "gated": st.sampled_from([False, False, True]),
-        "deleting": st.sampled_from([False, False, True]),
+        "nodeName": st.sampled_from(["", "", "", *NODES, "unknown"]),
+        "gated": st.sampled_from([False, False, False, True]),
+        "deleting": st.sampled_from([False, False, False, True]),
     }
 )
 namespaces = st.builds(

@@ -136,3 +136,14 @@ async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not true():  # noqa: ASYNC110  what is waited for cannot tell us
             await asyncio.sleep(0.02)
+
+
+def may(user: User, attributes: JSON) -> bool:
+    """What `kubectl auth can-i` would say."""
+    path = user.client.path("SelfSubjectAccessReview")
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }
+    return bool(user.client.request("POST", path, review).body["status"]["allowed"])

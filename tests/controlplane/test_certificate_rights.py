@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from extender.server.settings import BAD_INPUT, StartError
-from tests.controlplane.keeping import CONFIGURATION, DAY_S, SECRET, Kept
+from tests.controlplane.keeping import CONFIGURATION, DAY_S, SECRET, Kept, may
 from tests.controlplane.objects import wait_until
 
 if TYPE_CHECKING:
-    from tests.controlplane.client import JSON
     from tests.controlplane.plane import ControlPlane, User
 
 pytestmark = pytest.mark.controlplane
@@ -65,17 +64,6 @@ def granted(kept: Kept, rights: frozenset[Right]) -> User:
             attributes = {"verb": verb, "group": group, "resource": resource, "name": name, **meta}
             wait_until(partial(may, user, attributes), 10, f"{verb} {resource} is known")
     return user
-
-
-def may(user: User, attributes: JSON) -> bool:
-    """What `kubectl auth can-i` would say."""
-    path = user.client.path("SelfSubjectAccessReview")
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
-    return bool(user.client.request("POST", path, review).body["status"]["allowed"])
 
 
 @pytest.fixture

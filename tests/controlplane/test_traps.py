@@ -212,3 +212,39 @@ def test_a_node_under_reconfiguration_is_turned_down_with_a_reason_people_see(
     done = {"metadata": {"labels": {"nvidia.com/mig.config.state": "success"}}}
     plane.client.patch("Node", "gpu-a", done)
     assert bound_node(plane.client, namespace, "asr") == "gpu-a"
+
+
+def test_rewritten_pods_are_handed_to_a_second_scheduler_only_while_it_lives(
+    plane: ControlPlane, namespace: str, migfit: Migfit
+) -> None:
+    name = "migfit-scheduler"
+    migfit.configure(inject={"schedulerName": name})
+    sliced_node(plane, migfit)
+
+    def scheduler_of(pod: str, *, dry_run: bool = True) -> str:
+        manifest = gpu_pod(pod, namespace, annotations=LIGHT)
+        return str(plane.client.create(manifest, dry_run=dry_run).body["spec"]["schedulerName"])
+
+    assert scheduler_of("nobody-there") == "default-scheduler"
+    elect = {
+        "leaderElect": True,
+        "resourceLock": "leases",
+        "resourceNamespace": SYSTEM_NAMESPACE,
+        "resourceName": name,
+    }
+    lock = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "second-scheduler-lock"},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "cluster-admin",
+        },
+        "subjects": [{"kind": "User", "name": "system:kube-scheduler"}],
+    }
+    plane.client.create(lock)
+    plane.start_scheduler([migfit.extender], name=name, settings={"leaderElection": elect})
+    wait_until(lambda: scheduler_of("probe") == name, 30, "the Lease is seen to be renewed")
+    assert scheduler_of("asr", dry_run=False) == name
+    assert bound_node(plane.client, namespace, "asr") == "gpu-a"

@@ -15,7 +15,7 @@ from extender.core.pod import Ask
 from extender.core.policy import Policy
 from extender.core.reach import Nodes
 from tests.build import GPU, JSON, mig, node
-from tests.draw import labels, nodes, places
+from tests.draw import clusters, labels, nodes, places
 
 NAMES = ("gpu-0", "gpu-1", "gpu-2", "gpu-3")
 RESOURCES = (GPU, mig("1g.10gb"), mig("2g.20gb"))
@@ -161,23 +161,31 @@ def answers(capacity: Capacity, names: set[str], ask: Mapping[str, int], plain: 
 wanted = st.dictionaries(st.sampled_from(RESOURCES), st.integers(1, 3), min_size=1, max_size=2)
 
 
-@given(steps, st.sets(st.sampled_from(NAMES)), wanted, asks)
+@given(clusters(), steps, st.sets(st.sampled_from(NAMES)), wanted, asks)
 def test_a_capacity_that_was_changed_answers_like_one_made_new(
-    events: list[tuple[Any, ...]], names: set[str], ask: dict[str, int], plain: Ask
+    first: list[JSON],
+    events: list[tuple[Any, ...]],
+    names: set[str],
+    ask: dict[str, int],
+    plain: Ask,
 ) -> None:
     capacity, world = Capacity(), World()
-    for step in events:
+    for step in (*(("put", each["metadata"]["name"], each) for each in first), *events):
         play(capacity, world, step)
     fresh = made(*world.nodes.values(), holdings=world.holdings, demands=world.demands)
     assert answers(capacity, names, ask, plain) == answers(fresh, names, ask, plain)
 
 
-@given(steps, st.sets(st.sampled_from(NAMES)), wanted, asks)
+@given(clusters(), steps, st.sets(st.sampled_from(NAMES)), wanted, asks)
 def test_what_is_free_is_what_counting_node_by_node_finds(
-    events: list[tuple[Any, ...]], names: set[str], ask: dict[str, int], plain: Ask
+    first: list[JSON],
+    events: list[tuple[Any, ...]],
+    names: set[str],
+    ask: dict[str, int],
+    plain: Ask,
 ) -> None:
     capacity, world = Capacity(), World()
-    for step in events:
+    for step in (*(("put", each["metadata"]["name"], each) for each in first), *events):
         play(capacity, world, step)
     there = [each for name, each in world.nodes.items() if name in names]
 

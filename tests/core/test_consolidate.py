@@ -122,6 +122,7 @@ def test_what_is_not_eligible_or_not_comparable_is_not_taken() -> None:
     assert prefer(options, 8, placing, lambda position: position != 2) == 0
     assert prefer([*options[:2], replace(options[2], memory_slices=0)], 8, placing) == 0
     assert prefer([replace(options[0], memory_slices=0), *options[1:]], 8, placing) == 0
+    assert prefer([options[0], replace(options[2], memory_slices=1)], 8, placing) == 0
 
 
 @pytest.mark.parametrize(("used", "taken", "enough"), [(5, 0, True), (6, 0, False), (5, 1, False)])

@@ -159,8 +159,9 @@ def test_pod_level_resources_count_instead_of_the_containers() -> None:
     assert plain_ask(tree, containers(tree), GPU) == Ask(3000, 16 * GIB, 0)
 
 
-def test_a_plain_amount_that_is_no_quantity_counts_nothing() -> None:
-    tree = changed(pod(), "spec", "containers", 0, "resources", "requests", "cpu", to="much")
+@pytest.mark.parametrize("cpu", ["much", "-4", None, True])
+def test_a_plain_amount_that_is_no_quantity_counts_nothing(cpu: object) -> None:
+    tree = changed(pod(), "spec", "containers", 0, "resources", "requests", "cpu", to=cpu)
     assert plain_ask(tree, containers(tree), GPU) == Ask(0, 8 * GIB, 0)
 
 

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -356,3 +357,17 @@ def test_no_more_nodes_are_preferred_than_the_extender_would_score(used: int) ->
         cluster.hold(f"n{number:02}", 1)
     everywhere = cluster.capacity.index.all
     assert len(cluster.ranking.best_used([SLICE], everywhere)) == min(used, 10)
+
+
+# --- the page ----------------------------------------------------------------------------------------
+
+
+def test_the_example_in_the_documentation_is_right() -> None:
+    both = {"1g.10gb": 4, "2g.20gb": 2, "3g.40gb": 2}
+    cluster = Cluster(*(cut(name, both, 2, whole=0) for name in ("a", "b", "c")))
+    cluster.hold("a", 2, resource=mig("1g.10gb")).hold("a", 1).hold("c", 1, resource=mig("3g.40gb"))
+    large = mig("3g.40gb")
+    assert {name: cluster.cost(name, large) for name in "abc"} == {"a": 0.65, "b": 2.0, "c": 1.5}
+    page = Path(__file__).parents[2] / "docs/reference/consolidation.md"
+    shown = [line.split() for line in page.read_text("utf-8").splitlines() if "of 96" in line]
+    assert {words[0]: float(words[-1]) for words in shown[:3]} == {"a": 0.65, "b": 2.0, "c": 1.5}

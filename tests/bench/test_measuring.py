@@ -1,0 +1,171 @@
+"""The benchmarks run and say what they measured; how fast it was is not asserted."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import repeat
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from bench import _figures, admission, prioritize
+from bench._client import Connection, Round, one_by_one, paced, saturating
+from bench._figures import Effort, Figure, Measured, median_ratio, p50_s
+from bench._requests import POD_BYTES, gpu_pod, reviews_alike, reviews_apart
+
+TINY = Effort(alternations=1, round_s=0.01, paced_s=0.05)
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """Runs a benchmark for a moment; gives what it printed as JSON."""
+    monkeypatch.setattr(_figures, "QUICK", TINY)
+    monkeypatch.setattr(_figures, "WARM_UP_S", 0.01)
+
+    def run(program: ModuleType, **instead: object) -> dict[str, Any]:
+        for name, value in instead.items():
+            monkeypatch.setattr(program, name, value)
+        monkeypatch.setattr("sys.argv", [f"{program.__name__}.py", "--quick", "--json"])
+        program.main()
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return run
+
+
+def test_prioritize_measures_both_servers_at_every_size(run: Callable[..., dict[str, Any]]) -> None:
+    found = run(prioritize, SIZES=(20, 40), TARGETS={40: 2.2})
+    assert [(row["nodes"], row["server"]) for row in found["rows"]] == [
+        (20, "migfit"),
+        (20, "bare"),
+        (40, "migfit"),
+        (40, "bare"),
+    ]
+    assert [figure["target"] for figure in found["figures"]] == [2.2]
+    assert all(row["requests/s"] > 0 for row in found["rows"])
+
+
+def test_admission_measures_rewritten_pods_alike_and_apart(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    cases = ((10, reviews_alike(), 0.5), (40, reviews_apart(40), 0.35))
+    found = run(admission, CASES=cases)
+    assert [(row["nodes"], row["load"], row["server"]) for row in found["rows"]] == [
+        (nodes, load, server)
+        for nodes in (10, 40)
+        for load in ("all it takes", "200/s")
+        for server in ("migfit", "bare")
+    ]
+    assert len(found["figures"]) == 4
+
+
+def test_a_webhook_that_rewrites_nothing_is_not_measured(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    nowhere = {"nodeSelector": {"kubernetes.io/hostname": "no-such-node"}}
+    review = json.loads(next(reviews_alike()))
+    review["request"]["object"]["spec"] |= nowhere
+    with pytest.raises(SystemExit, match="did not rewrite"):
+        run(admission, CASES=((10, repeat(json.dumps(review).encode()), 0.5),))
+
+
+def test_every_pod_apart_has_a_selector_of_its_own() -> None:
+    reviews = reviews_apart(5000)
+    seen = set()
+    for _ in range(2000):
+        spec = json.loads(next(reviews))["request"]["object"]["spec"]
+        seen.add(json.dumps([spec.get("nodeSelector"), spec.get("affinity")]))
+    assert len(seen) == 2000
+
+
+def test_the_pod_has_the_size_it_should() -> None:
+    assert POD_BYTES <= len(json.dumps(gpu_pod(), separators=(",", ":"))) < POD_BYTES + 64
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "reached"),
+    [(2.2, False, True), (2.3, False, False), (0.5, True, False), (2.2, True, True)],
+)
+def test_a_figure_is_reached_up_to_its_target(value: float, at_least: bool, reached: bool) -> None:
+    figure = Figure("p50", value, 2.2, at_least=at_least)
+    assert figure.as_json()["reached"] is reached
+    assert (figure.as_row()[""] == "reached") is reached
+
+
+def test_percentiles_are_over_all_rounds() -> None:
+    rounds = [
+        Round([n / 1000 for n in range(1, 51)], 1),
+        Round([n / 1000 for n in range(51, 101)], 1),
+    ]
+    measured = Measured(rounds, 0.0)
+    assert (measured.percentile_ms(50), measured.percentile_ms(99)) == (50, 99)
+
+
+def test_the_ratio_is_the_median_over_neighbouring_rounds() -> None:
+    ours = Measured([Round([2.0], 1), Round([30.0], 1), Round([9.0], 1)], 0)
+    bare = Measured([Round([1.0], 1), Round([10.0], 1), Round([1.0], 1)], 0)
+    assert median_ratio(ours, bare, p50_s) == 3
+
+
+# --- the client ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(status: str = "200 OK", delay_s: float = 0.0) -> Iterator[int]:
+    """A server for one connection after the other, on a thread; gives its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                threading.Thread(target=talk, args=(connection,), daemon=True).start()
+
+        def talk(connection: socket.socket) -> None:
+            with connection:
+                while connection.recv(65536):
+                    time.sleep(delay_s)
+                    connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok".encode())
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_requests_one_by_one_and_many_at_once_are_all_answered() -> None:
+    with answering() as port, closing(Connection(port)) as one, closing(Connection(port)) as other:
+        assert one.ask("/", b"x") == b"ok"
+        assert one_by_one(one, "/", repeat(b"x"), 0.02).per_s > 0
+        assert saturating([one, other], "/", repeat(b"x"), 0.02).per_s > 0
+        assert one.ask("/", b"x") == b"ok"
+
+
+def test_an_answer_other_than_200_ends_the_measurement() -> None:
+    with (
+        answering("503 Service Unavailable") as port,
+        closing(Connection(port)) as connection,
+        pytest.raises(RuntimeError, match="503"),
+    ):
+        connection.ask("/", b"x")
+
+
+def test_paced_requests_are_timed_from_when_they_were_due() -> None:
+    with answering(delay_s=0.02) as port, closing(Connection(port)) as connection:
+        found = paced([connection], "/", repeat(b"x"), per_s=200, for_s=0.05)
+    # One connection answers 50 a second at most: each request waits for all before it.
+    assert len(found.latencies_s) == 10
+    assert max(found.latencies_s) >= 10 * 0.02 - 0.05 - 0.02
+
+
+def test_a_server_that_falls_behind_is_not_waited_for_without_end() -> None:
+    with answering(delay_s=0.05) as port, closing(Connection(port)) as connection:
+        found = paced([connection], "/", repeat(b"x"), per_s=1000, for_s=0.05)
+    assert len(found.latencies_s) == 50
