@@ -16,7 +16,7 @@ from extender.server.serve import serve as run
 from extender.server.settings import Settings, StartError
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_HOST = re.compile(rf"(?:\*\.)?{_LABEL.pattern}(?:\.{_LABEL.pattern})*")
+_HOST = re.compile(rf"(?:\*\.)?{_LABEL.pattern}(?:\.{_LABEL.pattern})*", re.ASCII | re.IGNORECASE)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 

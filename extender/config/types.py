@@ -84,8 +84,9 @@ class Inject(_Section, frozen=True, kw_only=True):
     """What a rewritten pod gets besides its slice. Default: nothing."""
 
     scheduler_name: InjectedScheduler = ""
-    """Scheduler for pods of `default-scheduler`; only while a Lease of that name, in any namespace, is renewed (needs the right to list leases). Default: empty,
-    pods keep their scheduler, since slices are native resources that any scheduler places."""
+    """Scheduler for pods of `default-scheduler`; only while a Lease of that name, in any namespace,
+    is renewed (needs the right to list leases). Default: empty, pods keep their scheduler, since
+    slices are native resources that any scheduler places."""
     tolerations: tuple[Annotated[Toleration, Meta(extra_json_schema=_TOLERATION_RULES)], ...] = ()
     """Added to the pod's own, for MIG nodes kept free by a taint. Default: none."""
     node_selector: Labels = {}

@@ -67,7 +67,7 @@ class Offer:
     shared: bool
     """Several pods on one slice (time-slicing): no memory is guaranteed to anybody."""
     labelled: bool
-    """The node carries the memory label, so kube-scheduler can be asked to check it."""
+    """The node's memory label says as much or more, so kube-scheduler can be asked to check it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,10 +164,11 @@ def offer_of(
     guessed = shape(name)
     replicas = _integer(labels.get(f"{resource}.replicas")) or 0
     sharing = labels.get(f"{resource}.sharing-strategy", "none")
+    usable = usable_mib(resource, labels, product, overrides)
     return Offer(
         resource=resource,
         profile=name,
-        usable_mib=usable_mib(resource, labels, product, overrides),
+        usable_mib=usable,
         compute_slices=known.compute_slices
         if known
         else (guessed.compute_slices if guessed else 0),
@@ -175,7 +176,7 @@ def offer_of(
         bandwidth_bytes_s=product.bandwidth_of(name) if product is not None and known else None,
         special=known.special if known else bool(guessed and guessed.suffix),
         shared=replicas > 1 or sharing not in {"none", ""} or resource.endswith(".shared"),
-        labelled=memory_label(resource) in labels,
+        labelled=(_integer(labels.get(memory_label(resource))) or 0) >= (usable or 1),
     )
 
 

@@ -1,5 +1,6 @@
 """The state kept event by event, against the same state built anew; reservations; staleness."""
 
+import json
 from collections.abc import Iterator
 from random import Random
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from extender.admission.review import Reviewer
 from extender.cluster.held import Held
 from extender.cluster.in_flight import MOST
 from extender.cluster.objects import (
@@ -24,6 +26,7 @@ from extender.core.decision import Decision
 from extender.core.policy import Policy, Pool
 from extender.core.reason import Action, Reason
 from extender.core.rewrite import DECISION_ANNOTATION
+from extender.demo.admission import review
 from tests.cluster.picture import differences, picture
 from tests.cluster.watching import Clock
 
@@ -470,6 +473,28 @@ def test_too_many_in_flight_push_out_the_oldest(state: State) -> None:
     assert promised(state) == MOST
     assert "r4" not in state.snapshot().in_flight
     assert "r5" in state.snapshot().in_flight
+
+
+@pytest.mark.parametrize(("dry_run", "kept"), [(True, 0), (False, 1)])
+def test_only_what_will_be_stored_is_reserved(state: State, dry_run: bool, kept: int) -> None:
+    reviewer = Reviewer(
+        snapshot=state.snapshot,
+        policy=lambda: state.policy,
+        reserve=state.reserve,
+        clock=lambda: 0.0,
+    )
+    limits = {"limits": {GPU: "1"}}
+    asking = {
+        "metadata": {"name": "asr", "annotations": {"migfit.io/gpu-memory": "5G"}},
+        "spec": {"containers": [{"name": "main", "resources": limits}]},
+    }
+    body = json.dumps(review(asking, "default", dry_run=dry_run)).encode()
+
+    decision = reviewer.review(body).decision
+
+    assert (decision.action, decision.claims) == (Action.REWRITTEN, {SMALL: 1})
+    assert promised(state) == kept
+    assert len(state.snapshot().in_flight) == kept
 
 
 class Promises(RuleBasedStateMachine):

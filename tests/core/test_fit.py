@@ -304,6 +304,14 @@ def test_a_pool_that_does_not_carry_the_label_makes_a_guard_impossible() -> None
     assert decided(pod(), policy=Policy(filter=False, pools=(telling,))).guards != ()
 
 
+def test_a_label_the_admin_contradicts_is_no_guard() -> None:
+    product = "NVIDIA-A100-SXM4-80GB"
+    policy = Policy(filter=False, usable_mib={product: {"2g.20gb": 19000}})
+    wrong = node(labels={MEMORY: "0"}, slices={"2g.20gb": 1})
+    decision = decided(pod(), wrong, policy=policy)
+    assert (decision.reason, decision.guards) == (Reason.FITS, ())
+
+
 def test_without_a_need_there_is_nothing_to_guard() -> None:
     tree = annotated(pod(footprint=None), profile="2g.20gb")
     assert decided(tree, policy=Policy(filter=False)).guards == ()

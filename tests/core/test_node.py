@@ -220,9 +220,24 @@ def test_a_resource_renamed_for_sharing_is_shared() -> None:
     assert built(gpus={resource: 6}).offers[resource].shared
 
 
-@pytest.mark.parametrize(("label", "labelled"), [("19968", True), (None, False)])
-def test_a_slice_is_labelled_when_the_node_says_its_memory(
-    label: str | None, labelled: bool
+@pytest.mark.parametrize(
+    ("label", "word", "labelled"),
+    [
+        ("19968", None, True),
+        (None, None, False),
+        ("0", None, False),
+        ("19968", 18000, True),
+        ("19968", 20500, False),
+        ("0", 18000, False),
+        (None, 18000, False),
+    ],
+)
+def test_a_slice_is_labelled_when_its_label_stands_for_what_we_count_on(
+    label: str | None, word: int | None, labelled: bool
 ) -> None:
     resource = mig("2g.20gb")
-    assert built({memory_label(resource): label}).offers[resource].labelled is labelled
+    labels = {"nvidia.com/gpu.product": A100}
+    if label is not None:
+        labels[memory_label(resource)] = label
+    overrides = {} if word is None else {A100: {"2g.20gb": word}}
+    assert offer_of(resource, labels, product_of(A100), overrides).labelled is labelled
