@@ -139,11 +139,13 @@ def paced(
     with selectors.DefaultSelector() as selector:
         for connection in connections:
             selector.register(connection, selectors.EVENT_READ, connection)
-        begun_s = now_s = time.perf_counter()
+        begun_s = time.perf_counter()
         sent = answered = 0
-        while answered < sent or (sent < total and now_s < begun_s + 2 * for_s):
+        while True:
             next_due_s, now_s = begun_s + sent / per_s, time.perf_counter()
             may_send = sent < total and bool(idle) and now_s < begun_s + 2 * for_s
+            if not may_send and answered == sent:
+                break
             if may_send and now_s >= next_due_s:
                 connection = idle.popleft()
                 due_s[connection] = next_due_s

@@ -2,13 +2,14 @@
 
 import http.client
 import json
+import socket
 import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -136,10 +137,11 @@ class Bindings:
         self._connection = _connect(plane)
         self._connection.request("GET", f"{pods}?watch=true&fieldSelector=spec.nodeName!=")
         self._answer = self._connection.getresponse()
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
 
     def _follow(self) -> None:
-        try:
+        with suppress(OSError, http.client.HTTPException):  # hung up by `close`
             for line in self._answer:
                 now_s = time.perf_counter()
                 event = _events.decode(line)
@@ -149,8 +151,6 @@ class Bindings:
                         self.at_s[name] = now_s
                         self.node[name] = event.object.spec.node
                         self._changed.notify_all()
-        except (OSError, http.client.HTTPException, AttributeError, ValueError):
-            return  # closed
 
     def wait(self, enough: Callable[[dict[str, float]], Any], timeout_s: float) -> bool:
         """Wait until the bindings are enough; whether they were in time."""
@@ -159,6 +159,8 @@ class Bindings:
 
     def close(self) -> None:
         """Watch no longer."""
-        if self._connection.sock is not None:
-            self._connection.sock.close()
+        # Only this wakes the thread: what it reads from cannot be closed under it.
+        self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._answer.close()
         self._connection.close()

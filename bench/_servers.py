@@ -157,7 +157,7 @@ async def _serve_production(settings: Settings, nodes: int) -> None:
     server = Server(settings, Metrics(), load(CONFIG))
     fill(server.state, nodes)
     server.also(_arrivals(server.state))
-    await server.run(asyncio.Event())
+    await server.run(asyncio.Event(), asyncio.Event())
 
 
 async def _arrivals(state: State) -> None:

@@ -13,6 +13,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
+import orjson
+
 from bench._client import Connection, Round, paced, saturating
 from bench._figures import (
     Figure,
@@ -49,9 +51,10 @@ def _paced(
     return Measured([found], server.cpu_s() - used_s)
 
 
-def _check(answer: bytes) -> None:
+def check(answer: bytes) -> None:
     """Figures of a webhook that rewrites nothing would say nothing."""
-    if b'"patch"' not in answer:
+    response = orjson.loads(answer)["response"]
+    if orjson.loads(response["auditAnnotations"]["decision"])["action"] != "rewritten":
         raise SystemExit(f"migfit did not rewrite the pod: {answer.decode()}")
 
 
@@ -62,7 +65,7 @@ def measure(
     with ExitStack() as stack:
         ours = stack.enter_context(serving(production_webhook, nodes, pair.cert, pair.key))
         to_ours, to_bare = _connect(stack, ours, pair), _connect(stack, bare, pair)
-        _check(to_ours[0].ask(PATH, next(bodies)))
+        check(to_ours[0].ask(PATH, next(bodies)))
 
         def asking(connections: Sequence[Connection]) -> Callable[[float], Round]:
             return partial(saturating, connections, PATH, bodies)
@@ -70,7 +73,7 @@ def measure(
         measured, floor = alternate((ours, asking(to_ours)), (bare, asking(to_bare)), given.effort)
         calm = _paced(ours, to_ours, bodies, given.effort.paced_s)
         calm_floor = _paced(bare, to_bare, bodies, given.effort.paced_s)
-        _check(to_ours[0].ask(PATH, next(bodies)))
+        check(to_ours[0].ask(PATH, next(bodies)))
     ratio = median_ratio(measured, floor, lambda one: one.per_s)
     pace = f"{PACED_PER_S}/s"
     rows: list[dict[str, Any]] = [

@@ -91,8 +91,8 @@ def metrics() -> str:
         "`staleAfter` pods are left |\n"
         "| configuration | `migfit_config_valid == 0` | the ConfigMap has a mistake; the last good one "
         "is in force |\n"
-        "| certificate | `migfit_certificate_expiry_seconds < 20 * 86400` | a third of its life was left, and "
-        "[nobody has renewed it](../explanation/certificates.md) |\n"
+        "| certificate | `migfit_certificate_expiry_seconds < 20 * 86400` | it was due "
+        "[to be renewed](../explanation/certificates.md) ten days ago |\n"
         '| broken | `increase(migfit_decisions_total{reason="InternalError"}[1h]) > 0` | a defect: '
         "the log has its trace |\n"
         "| audit | `increase(migfit_audit_dropped_total[1h]) > 0` | whoever reads our stdout is too "

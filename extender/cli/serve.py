@@ -181,7 +181,7 @@ class _Port(click.Option):
     envvar=_env("LAME_DUCK"),
     show_envvar=True,
     metavar="SECONDS",
-    help="How long to go on answering after SIGTERM, unready.",
+    help="How long to go on answering after SIGTERM, unready; a second one ends that.",
 )
 @click.option(
     "--debug",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from extender.core.catalogue import MIG_PREFIX, profile_name, shape
+from extender.core.catalogue import profile_name, shape
 from extender.core.pod import Container
 from extender.core.policy import Model, Policy
 from extender.core.quantity import (
@@ -161,7 +161,7 @@ def _compute(value: str) -> int:
 
 
 def _profile(value: str) -> str:
-    name = profile_name(value) if value.startswith(MIG_PREFIX) else value
+    name = profile_name(value)
     if shape(name) is None:
         raise QuantityError(
             f"{value!r:.40} is no MIG profile; write 2g.20gb, 1g.10gb+me or the like"

@@ -57,6 +57,15 @@ class Args:
             raise BadArgs("NodeNames holds something else than names") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """What filter says."""
+
+    answer: bytes
+    leaves_no_node: bool
+    """Every node was turned down."""
+
+
 def read_args(body: bytes) -> Args:
     """Decode ExtenderArgs.
 
@@ -89,13 +98,12 @@ class Scheduling:
     ranking: Callable[[], Ranking]
     policy: Callable[[], Policy]
 
-    def leaves_no_node(self, body: bytes) -> bool:
-        """Whether `filter` would turn down every node, on the state as it is now."""
-        args = read_args(body)
-        return bool(args.names) and len(self._refused(args)) == len(args.names)
-
     def filter(self, body: bytes) -> bytes:
         """Turn down, for a rewritten pod, what no eviction could mend; pass every other node."""
+        return self.filtered(body).answer
+
+    def filtered(self, body: bytes) -> Filtered:
+        """The same, and whether no node is left."""
         args = read_args(body)
         refused = self._refused(args)
         kept = [name for name in args.names if name not in refused] if refused else args.names
@@ -110,7 +118,7 @@ class Scheduling:
             passed = [n for n in items if text(metadata(n).get("name")) not in refused]
             answer["Nodes"] = {**args.nodes, "items": passed}
         try:
-            return orjson.dumps(answer)
+            return Filtered(orjson.dumps(answer), leaves_no_node=bool(refused) and not kept)
         except orjson.JSONEncodeError as error:
             raise BadArgs(f"nodes cannot be sent back: {error}") from None
 

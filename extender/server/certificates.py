@@ -45,9 +45,18 @@ class Schedule:
     """How often a replica looks."""
 
     def __post_init__(self) -> None:
-        # Or a leaf would be cut short by the end of its authority, or be due when it is made.
-        if self.leaf_s > self.authority_s * (1 - RENEW_AT) or self.backdate_s > self.leaf_s / 2:
-            raise ValueError("leaf_s at most a third of authority_s, backdate_s half of leaf_s")
+        # Or a leaf would be cut short by the end of its authority, be due when it is made, or expire
+        # while it waits for a new authority to be trusted.
+        last = 1 - RENEW_AT
+        if (
+            self.leaf_s > self.authority_s * last
+            or self.backdate_s > self.leaf_s / 2
+            or self.settle_s + 2 * self.poll_s > self.leaf_s * last
+        ):
+            raise ValueError(
+                "leaf_s is at most a third of authority_s, settle_s and two looks a third of leaf_s, "
+                "backdate_s half of leaf_s"
+            )
 
 
 @dataclass(frozen=True, slots=True)

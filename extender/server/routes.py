@@ -156,13 +156,14 @@ def extender_app(
     async def filter_nodes(request: web.Request) -> web.Response:
         body = await request.read()
         begun_s = time.perf_counter()
-        if scheduling.leaves_no_node(body):
+        found = scheduling.filtered(body)
+        if found.leaves_no_node:
             # The event that woke the pod may not have reached us yet, and after our "no" only
             # another event would wake it again: look once more when the watch has caught up.
             await asyncio.sleep(CATCH_UP_S)
-        answer = scheduling.filter(body)
+            found = scheduling.filtered(body)
         filtered.observe(time.perf_counter() - begun_s)
-        return web.Response(body=answer, content_type="application/json")
+        return web.Response(body=found.answer, content_type="application/json")
 
     async def prioritize(request: web.Request) -> web.Response:
         body = await request.read()

@@ -7,7 +7,7 @@ import signal
 import ssl
 import time
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +63,7 @@ SYNC_OBJECTS = 50_000
 
 
 async def serve(settings: Settings, certificates: Schedule | None = None) -> None:
-    """Run until SIGTERM or SIGINT.
+    """Run until SIGTERM or SIGINT; a second one makes it hurry.
 
     Args:
         settings: the flags.
@@ -72,9 +72,13 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
     Raises:
         StartError: it could not be started.
     """
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def go() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, go)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         try:
@@ -103,7 +107,7 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
         server.also(follow(client, NAMESPACES, tenants.namespaces, meter=metrics))
         server.also(follow(client, QUOTAS, tenants.quotas, meter=metrics))
         server.also(follow(client, LIMITS, tenants.limits, meter=metrics))
-        await server.run(stop)
+        await server.run(stop, hurry)
 
 
 def _source(settings: Settings, client: ApiClient, metrics: Metrics) -> Source:
@@ -156,8 +160,12 @@ class Server:
             return "waiting for the first lists of the cluster"
         return None if self.certificate is None else self.certificate.unready()
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event | None = None) -> None:
         """Serve until told to stop, then drain; also stop if one of the jobs fails.
+
+        Args:
+            stop: begin to go.
+            hurry: wait for others to notice no longer.
 
         Raises:
             StartError: a port or the certificate cannot be had.
@@ -172,7 +180,7 @@ class Server:
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
-                await self._lame_duck()
+                await self._lame_duck(hurry or asyncio.Event())
                 return
             stopped.cancel()
             for task in self._tasks:
@@ -241,11 +249,12 @@ class Server:
         log.info("synced", nodes=len(self.state.capacity.index))
         await asyncio.Event().wait()
 
-    async def _lame_duck(self) -> None:
+    async def _lame_duck(self, hurry: asyncio.Event) -> None:
         """Unready, but still answering: others need a moment to see that we are going."""
         self._draining = True
         log.info("shutting down", lame_duck_s=self._settings.lame_duck_s)
-        await asyncio.sleep(self._settings.lame_duck_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), self._settings.lame_duck_s)
 
     async def _cancel(self) -> None:
         for task in self._tasks:

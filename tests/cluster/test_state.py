@@ -340,7 +340,7 @@ def _backwards(kind: Kind) -> Iterator[Any]:
     return (kind.there[key] for key in sorted(kind.there, reverse=True))
 
 
-Events.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Events.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestEvents = pytest.mark.timeout(900)(Events.TestCase)  # a failure takes minutes to be made short
 
 

@@ -228,6 +228,10 @@ async def test_who_applies_the_manifests_and_we_do_not_take_each_other_s_fields(
     assert kept.configuration()["webhooks"][1]["timeoutSeconds"] == 7
     assert kept.configuration()["metadata"]["resourceVersion"] == written
 
+    file.write_text(json.dumps(manifest("pods.migfit.io")))
+    kept.plane.kubectl(*apply)
+    assert kept.bundles() == [kept.issued.bundle]
+
 
 async def test_a_configuration_made_anew_is_trusted_at_the_next_look(kept: Kept) -> None:
     kept.configure()

@@ -35,14 +35,14 @@ pytestmark = pytest.mark.controlplane
 
 CONFIGURATION = "migfit"
 LIVES = {
-    "authority_s": 18,
-    "leaf_s": 6,
+    "authority_s": 24,
+    "leaf_s": 8,
     "backdate_s": 1,
-    "settle_s": 2,
-    "retire_s": 2,
+    "settle_s": 1,
+    "retire_s": 1,
     "poll_s": 0.25,
 }
-BEHIND_S = 1.0
+BEHIND_S = 0.5
 """How far an API server may be behind; less than settle_s."""
 
 
@@ -158,7 +158,7 @@ class Handshakes:
     def __init__(self, plane: ControlPlane, fleet: list[Migfit]) -> None:
         self._plane, self._ports = plane, [each.ports.webhook for each in fleet]
         self._stop = threading.Event()
-        self._seen: list[tuple[float, list[bytes]]] = []
+        self._seen: list[tuple[float, bytes]] = []
         self.leaves: list[set[bytes]] = [set() for _ in fleet]
         self.bundles: list[bytes] = []
         self.done = 0
@@ -178,18 +178,18 @@ class Handshakes:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._look()
-            late = [each for each in self._seen if each[0] < time.monotonic() - BEHIND_S]
-            for bundle in {bundles[0] for _, bundles in (late[-1:] or self._seen[:1])}:
-                for index, port in enumerate(self._ports):
-                    self._shake(index, port, bundle)
+            for index, port in enumerate(self._ports):
+                since_s = time.monotonic() - BEHIND_S
+                self._seen = [each for each in self._seen if each[0] >= since_s] or self._seen[-1:]
+                self._shake(index, port, self._seen[0][1])
 
     def _look(self) -> None:
         asked_s = time.monotonic()
         configuration = self._plane.client.get("MutatingWebhookConfiguration", CONFIGURATION)
-        bundles = bundles_of(configuration)
-        self._seen.append((asked_s, bundles))
-        if bundles[0] not in self.bundles:
-            self.bundles.append(bundles[0])
+        bundle = bundles_of(configuration)[0]
+        self._seen.append((asked_s, bundle))
+        if bundle not in self.bundles:
+            self.bundles.append(bundle)
 
     def _shake(self, index: int, port: int, bundle: bytes) -> None:
         tls = ssl.create_default_context(cadata=bundle.decode())

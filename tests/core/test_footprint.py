@@ -240,9 +240,10 @@ def test_a_profile_may_be_named_by_its_resource(spelling: str) -> None:
     assert chosen(decision) == {"asr": "2g.20gb"}
 
 
-def test_the_resource_of_a_special_profile_names_it_too() -> None:
+@pytest.mark.parametrize("spelling", ["1g.10gb+me", "1g.10gb.me", "nvidia.com/mig-1g.10gb.me"])
+def test_the_resource_of_a_special_profile_names_it_too(spelling: str) -> None:
     special = node(slices={"1g.10gb+me": 1})
-    tree = annotated(pod(footprint=None), profile="nvidia.com/mig-1g.10gb.me")
+    tree = annotated(pod(footprint=None), profile=spelling)
     assert decided(tree, special).profile == "1g.10gb+me"
 
 

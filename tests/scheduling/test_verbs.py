@@ -200,6 +200,14 @@ def test_every_node_turned_down_is_an_empty_list_never_null() -> None:
     assert answer["NodeNames"] == []
 
 
+def test_it_is_told_when_no_node_is_left_so_that_the_caller_may_look_again() -> None:
+    cluster = state(node("a", labels=PENDING), node("b"))
+    verbs = scheduling(cluster)
+    assert verbs.filtered(args(rewritten(), "a")).leaves_no_node
+    assert not verbs.filtered(args(rewritten(), "a", "b")).leaves_no_node
+    assert not verbs.filtered(args(rewritten())).leaves_no_node
+
+
 @pytest.mark.parametrize("need", [None, "", "much", "-5"])
 def test_a_need_that_says_nothing_turns_no_node_down(need: str | None) -> None:
     tree = rewritten(need=None)

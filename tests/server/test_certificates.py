@@ -106,11 +106,13 @@ def test_openssl_loads_what_is_made() -> None:
     ssl.create_default_context(cadata=fresh().bundle.decode())
 
 
-@pytest.mark.parametrize("wrong", [{"leaf_s": 300 * DAY_S}, {"backdate_s": 50 * DAY_S}])
-def test_a_schedule_by_which_a_leaf_would_outlive_its_authority_or_be_old_at_once_is_refused(
+@pytest.mark.parametrize(
+    "wrong", [{"leaf_s": 300 * DAY_S}, {"backdate_s": 50 * DAY_S}, {"settle_s": 30 * DAY_S}]
+)
+def test_a_schedule_by_which_a_leaf_could_not_be_renewed_in_time_is_refused(
     wrong: dict[str, float],
 ) -> None:
-    with pytest.raises(ValueError, match="leaf_s at most a third"):
+    with pytest.raises(ValueError, match="leaf_s is at most a third"):
         Schedule(**wrong)
 
 
