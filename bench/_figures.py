@@ -26,7 +26,7 @@ class Effort:
     paced_s: float
 
 
-FULL = Effort(alternations=9, round_s=0.4, paced_s=10.0)
+FULL = Effort(alternations=21, round_s=0.2, paced_s=10.0)
 QUICK = Effort(alternations=3, round_s=0.1, paced_s=0.5)
 
 

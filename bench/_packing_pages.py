@@ -174,9 +174,9 @@ def bars(rows: Sequence[Row]) -> str:
     each = thick * len(names) + gap
     bottom = top + each * len(rows)
     for percent in range(0, 101, 20):
-        x = left + wide * percent / 100
-        body += [_line(x, top - 4, x, bottom, "grid")]
-        body += [_text(x, bottom + 14, f"{percent} %", "middle", "small")]
+        at = left + wide * percent / 100
+        body += [_line(at, top - 4, at, bottom, "grid")]
+        body += [_text(at, bottom + 14, f"{percent} %", "middle", "small")]
     for number, row in enumerate(rows):
         found, y = row["idle GPUs"], top + each * number
         means = {
