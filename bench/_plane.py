@@ -141,16 +141,21 @@ class Bindings:
         self._thread.start()
 
     def _follow(self) -> None:
+        begun = b""
         with suppress(OSError, http.client.HTTPException):  # hung up by `close`
-            for line in self._answer:
+            while chunk := self._answer.read1(1 << 16):  # its lines end early between two chunks
                 now_s = time.perf_counter()
-                event = _events.decode(line)
+                *lines, begun = (begun + chunk).split(b"\n")
+                self._seen([_events.decode(line) for line in lines], now_s)
+
+    def _seen(self, events: Sequence[_Event], now_s: float) -> None:
+        with self._changed:
+            for event in events:
                 name = event.object.metadata.name
                 if event.type == "ADDED" and name not in self.at_s:
-                    with self._changed:
-                        self.at_s[name] = now_s
-                        self.node[name] = event.object.spec.node
-                        self._changed.notify_all()
+                    self.at_s[name] = now_s
+                    self.node[name] = event.object.spec.node
+            self._changed.notify_all()
 
     def wait(self, enough: Callable[[dict[str, float]], Any], timeout_s: float) -> bool:
         """Wait until the bindings are enough; whether they were in time."""

@@ -104,7 +104,7 @@ def pinned(spec: JSON, node: str) -> JSON:
     return spec
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_reachable_nodes_are_those_the_scheduler_accepts(
     plane: ControlPlane, namespace: str, seed: int
 ) -> None:
