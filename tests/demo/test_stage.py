@@ -125,7 +125,9 @@ async def test_a_server_that_dies_leaves_the_pods_as_they_came() -> None:
 
 
 async def test_stopping_in_the_middle_of_a_start_leaves_no_process(
-    temporary_folder: Path, monkeypatch: pytest.MonkeyPatch
+    temporary_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Callable[[], list[int]],
 ) -> None:
     """Ctrl-C arrives as a cancellation."""
     started = asyncio.Event()
@@ -145,9 +147,16 @@ async def test_stopping_in_the_middle_of_a_start_leaves_no_process(
     assert not entries(temporary_folder)
 
 
-def children() -> list[int]:
+def every_child() -> set[int]:
     tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+@pytest.fixture
+def children() -> Callable[[], list[int]]:
+    """The processes started since: other tests of the session may have theirs still running."""
+    before = every_child()
+    return lambda: sorted(every_child() - before)
 
 
 async def test_settings_of_a_real_server_do_not_reach_the_demos(
@@ -164,7 +173,9 @@ def test_free_ports_are_different_ones() -> None:
     assert len(set(free_ports(20))) == 20
 
 
-async def test_all_layouts_are_played_and_the_last_stage_stays_up() -> None:
+async def test_all_layouts_are_played_and_the_last_stage_stays_up(
+    children: Callable[[], list[int]],
+) -> None:
     async with played(SCENARIO, command=command("ok")) as (result, last):
         assert [shown.run.name for shown in result.after] == [
             layout.name for layout in SCENARIO.layouts
@@ -177,7 +188,9 @@ async def test_all_layouts_are_played_and_the_last_stage_stays_up() -> None:
     assert not is_alive(pid)
 
 
-async def test_one_server_that_fails_ends_the_others() -> None:
+async def test_one_server_that_fails_ends_the_others(
+    children: Callable[[], list[int]],
+) -> None:
     with pytest.raises(ServerFailedError):
         async with played(SCENARIO, command=command("crash")):
             pass
