@@ -82,8 +82,8 @@ class Wire:
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send; the other side may hang up before it has everything."""
-        with suppress(ConnectionError):
+        """Send; the other side may hang up before it has everything, over TLS as an `SSLError`."""
+        with suppress(ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
             self.socket.sendall(data)
 
     def answer(self) -> Answer | None:
