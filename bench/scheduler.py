@@ -38,6 +38,7 @@ from tests.controlplane.plane import ControlPlane
 
 ONE, BOTH = ("prioritize",), ("filter", "prioritize")
 WITHOUT = "no extender"
+_UNDER_WAY_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,26 +166,21 @@ def measure_faults(plane: ControlPlane, production: Production, size: Size) -> l
 
 def _fault_row(backlog: Backlog, pods: int) -> dict[str, Any]:
     first_s, last_s = backlog.at_s[0], backlog.at_s[-1]
-    acted_s = min(backlog.acted_s, last_s)
-    if math.isinf(backlog.acted_s):  # from the start
-        before, during, until_s = math.nan, backlog.per_s, last_s
-    else:
-        until_s = min(backlog.mended_s, last_s)
-        before = backlog.between(first_s, acted_s)
-        during = backlog.between(acted_s, until_s)
+    begun_s = first_s if math.isinf(backlog.acted_s) else backlog.acted_s
+    until_s = min(backlog.mended_s, last_s)
+    # What had a node already is still being bound for a moment.
+    settled_s = begun_s + (_UNDER_WAY_S if until_s - begun_s > 2 * _UNDER_WAY_S else 0.0)
+    before = backlog.between(first_s, begun_s) if begun_s > first_s else math.nan
     mended = backlog.mended_s < last_s
     back_s = next((at for at in backlog.at_s if at > until_s), until_s) - until_s
     return {
         "bound": f"{len(backlog.at_s)}/{pods}",
         "before/s": _shown(before),
-        "during/s": _shown(during),
-        "lost/s": _shown(before - during),
-        "for s": _shown(until_s - (first_s if math.isinf(backlog.acted_s) else acted_s)),
+        "during/s": _shown(backlog.between(settled_s, until_s)),
+        "for s": _shown(until_s - begun_s),
         "after/s": _shown(backlog.between(until_s, last_s) if mended else math.nan),
         "first after s": _shown(back_s if mended else math.nan),
-        "longest gap s": _shown(
-            backlog.longest_gap_s(first_s if math.isinf(backlog.acted_s) else acted_s)
-        ),
+        "longest gap s": _shown(backlog.longest_gap_s(begun_s)),
     }
 
 
