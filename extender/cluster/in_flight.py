@@ -1,9 +1,9 @@
 """What is promised to pods on their way: from our answer until the pod shows up in the watch."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
-from cachetools import TLRUCache
 
 from extender.cluster.objects import PodObject
 from extender.core.decision import Decision
@@ -39,11 +39,9 @@ class InFlight:
         ended: Callable[[Decision], None],
     ) -> None:
         self._ttl_s, self._clock, self._ended = ttl_s, clock, ended
-        # The cache's time stands still but in `expire`, so that nothing ends in it unnoticed.
-        self._now_s = clock()
-        self._decisions: TLRUCache[str, Decision] = TLRUCache(
-            MOST, ttu=lambda _id, _decision, now_s: now_s + ttl_s(), timer=lambda: self._now_s
-        )
+        self._decisions: dict[str, Decision] = {}
+        self._until_s: OrderedDict[str, float] = OrderedDict()
+        """Oldest first, which is the order in which they end: all last equally long."""
 
     def __len__(self) -> int:
         return len(self._decisions)
@@ -58,22 +56,28 @@ class InFlight:
 
     def add(self, decision: Decision) -> None:
         """A decision was made that will be stored."""
-        self.expire()
         self.end(decision.id)
         if len(self._decisions) >= MOST:
-            self._ended(self._decisions.popitem()[1])
+            self.end(next(iter(self._until_s)))
         self._decisions[decision.id] = decision
+        self._until_s[decision.id] = self._clock() + self._ttl_s()
 
     def expire(self) -> None:
         """End what has lasted long enough."""
-        self._now_s = self._clock()
-        for _, decision in self._decisions.expire():
-            self._ended(decision)
+        if not self._until_s:
+            return
+        now_s = self._clock()
+        while self._until_s:
+            oldest = next(iter(self._until_s))
+            if self._until_s[oldest] > now_s:
+                return
+            self.end(oldest)
 
     def end(self, request_id: str) -> None:
         """The pod of that decision is there, or will never be."""
         decision = self._decisions.pop(request_id, None)
         if decision is not None:
+            del self._until_s[request_id]
             self._ended(decision)
 
     def arrived(self, item: PodObject) -> None:

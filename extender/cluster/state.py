@@ -63,6 +63,15 @@ class State:
         """uid -> namespace, and how the pod counts there."""
         self._reservations = Reservations()
         self.in_flight = InFlight(lambda: self.policy.reservation_ttl_s, clock, self._unreserve)
+        tenants = self.tenants
+        self._sources: tuple[Held[Any], ...] = (
+            self.nodes,
+            self.pods,
+            tenants.namespaces,
+            tenants.quotas,
+            tenants.limits,
+        )
+        """What a decision needs to have seen."""
         self._set_pools()
 
     # --- configuration ---------------------------------------------------------------------------
@@ -165,19 +174,13 @@ class State:
     # --- snapshots -------------------------------------------------------------------------------
 
     @property
-    def sources(self) -> tuple[Held[Any], ...]:
-        """What a decision needs to have seen."""
-        tenants = self.tenants
-        return (self.nodes, self.pods, tenants.namespaces, tenants.quotas, tenants.limits)
-
-    @property
     def synced(self) -> bool:
         """Every list has arrived once."""
-        return all(source.synced for source in self.sources)
+        return all(source.synced for source in self._sources)
 
     def age_s(self) -> float:
         """Since the source that is silent longest was last heard of; 0 before it ever was."""
-        heard = [source.heard_at_s for source in self.sources if source.heard_at_s is not None]
+        heard = [source.heard_at_s for source in self._sources if source.heard_at_s is not None]
         return max(0.0, self._clock() - min(heard)) if heard else 0.0
 
     def snapshot(self) -> Snapshot:

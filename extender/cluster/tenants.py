@@ -57,7 +57,8 @@ class Tenants:
         self._forget_if_empty(name)
 
     def _forget_if_empty(self, name: str) -> None:
-        if self._by_name[name] == Namespace():
+        known = self._by_name[name]
+        if not (known.labels or known.quotas or known.limits or known.tally):
             del self._by_name[name]
 
     def _put_quota(self, item: ResourceQuotaObject) -> None:

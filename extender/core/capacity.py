@@ -5,13 +5,17 @@ set. The sum over any set of nodes is then a handful of population counts, whate
 cluster, and exact.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from extender.core.node import Node, Offer
+from extender.core.offers import OfferSummary, smallest_first
 from extender.core.pod import Ask
 from extender.core.reach import NodeIndex, Nodes, slots
+
+MOST_REMEMBERED = 256
+"""Sets of nodes whose offers are remembered: most pods reach the same nodes as some pod before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,8 @@ class Capacity:
         """Usage on nodes not seen yet: pods may arrive before their node."""
         self._planes: dict[str, list[Nodes]] = {}
         self._queues: dict[str, _Queue] = {}
+        self._offered: dict[Nodes, tuple[OfferSummary, ...]] = {}
+        self._offered_version = 0
 
     # --- changes ---------------------------------------------------------------------------------
 
@@ -211,6 +217,27 @@ class Capacity:
         slot = self.index.slot_of.get(name)
         return self._orphans.get(name, Usage()) if slot is None else self._usage[slot]
 
+    def groups(self, nodes: Nodes) -> dict[str, list[tuple[Offer, Nodes]]]:
+        """MIG resource -> what some of these nodes say of it, and which of them do."""
+        found = {}
+        for resource, by_offer in self.offers.items():
+            here = [(o, met) for o, every in by_offer.items() if (met := every & nodes)]
+            if here:
+                found[resource] = here
+        return found
+
+    def offered(self, nodes: Nodes) -> tuple[OfferSummary, ...]:
+        """What these nodes offer, smallest first."""
+        if self._offered_version != self.index.version:
+            self._offered_version = self.index.version
+            self._offered.clear()
+        found = self._offered.get(nodes)
+        if found is None:
+            if len(self._offered) >= MOST_REMEMBERED:
+                self._offered.clear()
+            found = self._offered[nodes] = smallest_first(self.groups(nodes))
+        return found
+
     def free(self, resource: str, nodes: Nodes) -> int:
         """Free units of a resource on a set of nodes, summed."""
         found = 0
@@ -316,66 +343,4 @@ def _fits(node: Node, usage: Usage, ask: Mapping[str, int], plain: Ask) -> bool:
             usage.others.get(resource, 0) + amount <= node.others.get(resource, 0)
             for resource, amount in plain.others
         )
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class OfferSummary:
-    """What a set of nodes says of one MIG resource, folded into the safest statement."""
-
-    resource: str
-    profile: str
-    usable_mib: int | None
-    """The least over the counted nodes; None when there is none."""
-    compute_slices: int
-    memory_slices: int
-    bandwidth_bytes_s: int | None
-    special: bool
-    shared: bool
-    """On any node: then nobody may rely on the name."""
-    uniform: bool
-    """All counted nodes say the same MiB."""
-    uncounted: bool
-    """Some offering node's MiB is unknown."""
-    guardable: bool
-    """Every counted node carries the memory label."""
-    nodes: Nodes
-    """Counted nodes: those whose MiB is known."""
-    offering: Nodes
-    """All nodes that offer it."""
-
-
-def summarize(resource: str, every: Sequence[tuple[Offer, Nodes]]) -> OfferSummary:
-    """Fold what groups of nodes say of a resource; at least one group, each with its nodes."""
-    nodes = offering = 0
-    usable_mib: set[int] = set()
-    bandwidths: list[int] = []
-    special = shared = uncounted = False
-    labelled = True
-    for offer, of_offer in every:
-        offering |= of_offer
-        special |= offer.special
-        shared |= offer.shared
-        if offer.usable_mib is None:
-            uncounted = True
-        else:
-            nodes |= of_offer
-            usable_mib.add(offer.usable_mib)
-            labelled &= offer.labelled
-        if offer.bandwidth_bytes_s is not None:
-            bandwidths.append(offer.bandwidth_bytes_s)
-    return OfferSummary(
-        resource=resource,
-        profile=every[0][0].profile,
-        usable_mib=min(usable_mib, default=None),
-        compute_slices=min([offer.compute_slices for offer, _ in every]),
-        memory_slices=max([offer.memory_slices for offer, _ in every]),
-        bandwidth_bytes_s=min(bandwidths) if len(bandwidths) == len(every) else None,
-        special=special,
-        shared=shared,
-        uniform=len(usable_mib) <= 1,
-        uncounted=uncounted,
-        guardable=bool(usable_mib) and labelled,
-        nodes=nodes,
-        offering=offering,
     )

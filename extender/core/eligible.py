@@ -125,8 +125,10 @@ def _unwanted(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal 
 
 def _placed_by_others(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal | None:
     scheduler = text(subject.spec.get("schedulerName")) or "default-scheduler"
-    known = {"default-scheduler", policy.inject.scheduler_name, *policy.schedulers}
-    if scheduler not in known:
+    if (
+        scheduler not in ("default-scheduler", policy.inject.scheduler_name)
+        and scheduler not in policy.schedulers
+    ):
         return Reason.OTHER_SCHEDULER, f"placed by {scheduler}, which is not in `schedulers`"
     if policy.queues is Queues.LEAVE:
         if subject.spec.get("schedulingGates"):

@@ -3,14 +3,14 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from extender.core import pod as podlib
-from extender.core.capacity import Capacity, OfferSummary, summarize
+from extender.core.capacity import Capacity
 from extender.core.consolidate import Option, Placing, prefer, spare
 from extender.core.decision import Candidate, Verdict
 from extender.core.footprint import Footprint, Want
-from extender.core.node import Offer, memory_label
+from extender.core.node import memory_label
+from extender.core.offers import OfferSummary, smallest_first
 from extender.core.policy import Policy, WhenFull
 from extender.core.quota import excess
 from extender.core.reach import Nodes
@@ -104,19 +104,15 @@ class _Fit:
 
     # --- step 5: candidates ----------------------------------------------------------------------
 
-    def _offered(self) -> list[OfferSummary]:
+    def _offered(self) -> Sequence[OfferSummary]:
         """What the reachable nodes and pools offer, smallest first."""
-        grouped: dict[str, list[tuple[Offer, Nodes]]] = {}
-        for resource, by_offer in self.capacity.offers.items():
-            here = [(o, met) for o, nodes in by_offer.items() if (met := nodes & self.nodes)]
-            if here:
-                grouped[resource] = here
-        for resource, by_offer in self.snapshot.pools.offers.items():
+        if not self.pooled:
+            return self.capacity.offered(self.nodes)
+        grouped = self.capacity.groups(self.nodes)
+        for resource, there in self.snapshot.pools.groups(self.pooled).items():
             # Nodes of a pool do not exist yet: they say what fits, and have nothing free.
-            there = [(o, 0) for o, nodes in by_offer.items() if nodes & self.pooled]
-            if there:
-                grouped.setdefault(resource, []).extend(there)
-        return sorted([_summary(name, tuple(each)) for name, each in grouped.items()], key=_order)
+            grouped.setdefault(resource, []).extend([(offer, 0) for offer, _ in there])
+        return smallest_first(grouped)
 
     def _admissible(self, want: Want, offer: OfferSummary) -> bool:
         """Whether an offer would do, fullness apart; the verdict is kept either way."""
@@ -327,15 +323,6 @@ class _Fit:
             return True
         declared = self.policy.autoscaled
         return bool(self.capacity.index.autoscaled) if declared is None else declared
-
-
-# Most pods reach the same nodes as some pod before them.
-_summary = lru_cache(maxsize=256)(summarize)
-
-
-def _order(offer: OfferSummary) -> tuple[int, int, int, bool, str]:
-    usable = offer.usable_mib if offer.usable_mib is not None else 1 << 40
-    return (usable, offer.memory_slices, offer.compute_slices, offer.special, offer.resource)
 
 
 def _hunger(want: Want) -> tuple[int, int, int, str]:

@@ -80,10 +80,12 @@ def footprints(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Unde
 
 
 def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
-    names = {c.name for c in subject.containers}
     for key in subject.annotations:
-        if key.startswith(CONTAINER_PREFIX) and key.removeprefix(CONTAINER_PREFIX) not in names:
-            raise _AnnotationError(f"{key}: the pod has no such container; write one of its names")
+        if key.startswith(CONTAINER_PREFIX):
+            named = key.removeprefix(CONTAINER_PREFIX)
+            if named not in [c.name for c in subject.containers]:
+                message = f"{key}: the pod has no such container; write one of its names"
+                raise _AnnotationError(message)
     rule = subject.rule
     profile = _annotated(subject, PROFILE_ANNOTATION, _profile)
     headroom = _annotated(subject, HEADROOM_ANNOTATION, fraction)

@@ -175,24 +175,22 @@ def _amount(parse_quantity: Any, value: object) -> int:
 
 
 _PLAIN = (("cpu", milli), ("memory", whole), ("ephemeral-storage", whole))
+_COUNTED = frozenset({name for name, _ in _PLAIN})
 
 
 def is_other(resource: str, gpu_resource: str) -> bool:
     """Whether a resource is none of the plain ones, and no GPU or slice: `rdma/ib`, huge pages."""
-    if resource.startswith("hugepages-"):
-        return True
-    return "/" in resource and resource != gpu_resource and not is_mig_resource(resource)
+    if "/" not in resource:
+        return resource.startswith("hugepages-")
+    return resource != gpu_resource and not is_mig_resource(resource)
 
 
 def other_ask(held: Sequence[Container], gpu_resource: str) -> tuple[tuple[str, int], ...]:
     """Devices of other kinds and huge pages that the pod asks of its node."""
-    names = {
-        name
-        for container in held
-        for part in (container.requests, container.limits)
-        for name in part
-        if is_other(name, gpu_resource)
-    }
+    names: set[str] = set()
+    for container in held:
+        names.update(container.requests, container.limits)
+    names = {name for name in names - _COUNTED if is_other(name, gpu_resource)}
     asked = ((name, total([(c.kind, _other(c, name)) for c in held])) for name in sorted(names))
     return tuple([(name, amount) for name, amount in asked if amount > 0])
 
@@ -201,25 +199,29 @@ def _other(container: Container, resource: str) -> int:
     return _amount(whole, container.requests.get(resource, container.limits.get(resource)))
 
 
+def _of_pod_level(pod_level: Mapping[str, Any], name: str, parse_quantity: Any) -> int | None:
+    for part in ("requests", "limits"):
+        asked = mapping(pod_level.get(part)).get(name)
+        if asked is not None:
+            return _amount(parse_quantity, asked)
+    return None
+
+
 def plain_ask(pod: Pod, held: Sequence[Container], gpu_resource: str) -> Ask:
     """What the pod asks beside GPUs: containers, pod-level resources, overhead."""
-    pod_level = mapping(spec(pod).get("resources"))
-    requests, limits = mapping(pod_level.get("requests")), mapping(pod_level.get("limits"))
-    over = mapping(spec(pod).get("overhead"))
+    body = spec(pod)
+    pod_level = mapping(body.get("resources"))
+    over = mapping(body.get("overhead"))
     amounts = []
     for name, parse_quantity in _PLAIN:
-        whole_pod = requests.get(name)
-        if whole_pod is None:
-            whole_pod = limits.get(name)
-        if whole_pod is None:
+        amount = _of_pod_level(pod_level, name, parse_quantity) if pod_level else None
+        if amount is None:
             amount = total(
                 [
                     (c.kind, _amount(parse_quantity, c.requests.get(name, c.limits.get(name))))
                     for c in held
                 ]
             )
-        else:
-            amount = _amount(parse_quantity, whole_pod)
         amounts.append(amount + _amount(parse_quantity, over.get(name)) if over else amount)
     cpu_milli, memory_bytes, ephemeral_bytes = amounts
     return Ask(cpu_milli, memory_bytes, ephemeral_bytes, other_ask(held, gpu_resource))

@@ -28,16 +28,22 @@ class Scope:
 def scope_of(pod: Pod, held: Iterable[Container]) -> Scope:
     """The scope of a pod as it is about to be created."""
     body = spec(pod)
-    pod_level = mapping(body.get("resources"))
-    asked = [mapping(pod_level.get(part)) for part in ("limits", "requests")]
-    for container in held:
-        asked += [container.limits, container.requests]
     return Scope(
         terminating=isinstance(body.get("activeDeadlineSeconds"), int),
-        best_effort=not any("cpu" in each or "memory" in each for each in asked),
+        best_effort=_best_effort(body, held),
         priority_class=text(body.get("priorityClassName")),
         cross_namespace=cross_namespace(body.get("affinity")),
     )
+
+
+def _best_effort(body: Pod, held: Iterable[Container]) -> bool:
+    for container in held:
+        for asked in (container.requests, container.limits):
+            if "cpu" in asked or "memory" in asked:
+                return False
+    pod_level = mapping(body.get("resources"))
+    asked_by_pod = (mapping(pod_level.get(part)) for part in ("limits", "requests"))
+    return not any("cpu" in asked or "memory" in asked for asked in asked_by_pod)
 
 
 def cross_namespace(affinity: object) -> bool:

@@ -21,6 +21,8 @@ REWRITTEN_LABEL = "migfit.io/rewritten"
 
 MOST_ANNOTATION_BYTES = 256 * 1024
 """All keys and values of annotations together (`ValidateAnnotationsSize` of Kubernetes)."""
+_MOST_CHARACTER_BYTES = 4
+"""In UTF-8."""
 
 Operation = dict[str, Any]
 Patch = list[Operation]
@@ -207,6 +209,9 @@ def _prefer(edit: _Edit, names: Sequence[str]) -> None:
 def _with_room(pod: Pod, marks: Mapping[str, str]) -> dict[str, str]:
     """Those of the marks that leave annotations within their limit, the first ones first."""
     present = podlib.annotations(pod)
+    characters = sum(map(len, (*present, *present.values(), *marks, *marks.values())))
+    if _MOST_CHARACTER_BYTES * characters <= MOST_ANNOTATION_BYTES:
+        return dict(marks)  # however they are spelled
     room = MOST_ANNOTATION_BYTES - sum([_size(*each) for each in present.items()])
     taken = {}
     for key, value in marks.items():

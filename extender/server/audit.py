@@ -35,16 +35,17 @@ class Audit:
     def __init__(self, fd: int, dropped: Callable[[], None], lines: int = QUEUE_LINES) -> None:
         self._fd = fd
         self._dropped = dropped
-        self._queue: queue.Queue[bytes | None] = queue.Queue(lines)
+        self._lines = lines
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     def line(self, fields: Mapping[str, Any]) -> None:
         """Write a line, soon. Whatever a name may contain, it is one line, and of plain ASCII."""
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
-        try:
-            self._queue.put_nowait(_encoded(stamped))
-        except queue.Full:
+        if self._queue.qsize() < self._lines:
+            self._queue.put(_encoded(stamped))
+        else:
             self._dropped()
 
     def _run(self) -> None:
@@ -65,10 +66,7 @@ class Audit:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what waits, but not for longer than the time-out: stdout may be blocked for good."""
-        try:
-            self._queue.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
+        self._queue.put(None)
         self._thread.join(timeout_s)
 
 

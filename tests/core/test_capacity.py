@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from extender.cluster.objects import NodeObject
 from extender.cluster.reading import read_node
-from extender.core.capacity import Capacity, Demand, Holding, Usage, summarize
-from extender.core.node import Node, Offer
+from extender.core.capacity import MOST_REMEMBERED, Capacity, Demand, Holding, Usage
+from extender.core.node import Node
+from extender.core.offers import smallest_first
 from extender.core.pod import Ask
 from extender.core.policy import Policy
 from extender.core.reach import Nodes
@@ -375,67 +376,30 @@ def test_a_node_is_too_small_when_it_has_every_slice_asked_for_and_none_is_enoug
     assert named(capacity, capacity.too_small([small, large], 19969)) == {"a"}
 
 
-# --- offers folded into one statement ----------------------------------------------------------------
-
-
-def offer(**fields: Any) -> Offer:
-    known: dict[str, Any] = {
-        "resource": mig("1g.35gb"),
-        "profile": "1g.35gb",
-        "usable_mib": 33024,
-        "compute_slices": 1,
-        "memory_slices": 2,
-        "bandwidth_bytes_s": 1200,
-        "special": False,
-        "shared": False,
-        "labelled": True,
-    }
-    return Offer(**{**known, **fields})
-
-
-def test_a_name_is_worth_the_least_that_any_node_says_of_it() -> None:
-    h200 = offer()
-    gb300 = offer(usable_mib=34000, memory_slices=1, bandwidth_bytes_s=1000)
-    found = summarize(h200.resource, [(h200, 0b01), (gb300, 0b10)])
-    assert (found.usable_mib, found.compute_slices, found.bandwidth_bytes_s) == (33024, 1, 1000)
-    assert found.memory_slices == 2
-    assert not found.uniform
-    assert (found.nodes, found.offering) == (0b11, 0b11)
-
-
-def test_a_node_of_unknown_memory_offers_but_does_not_count() -> None:
-    found = summarize(mig("1g.35gb"), [(offer(), 0b01), (offer(usable_mib=None), 0b10)])
-    assert found.uncounted
-    assert found.uniform
-    assert (found.usable_mib, found.nodes, found.offering) == (33024, 0b01, 0b11)
-
-
-def test_where_no_node_says_its_memory_nothing_is_known_of_the_name() -> None:
-    found = summarize(mig("1g.35gb"), [(offer(usable_mib=None), 0b1)])
-    assert (found.usable_mib, found.nodes, found.guardable) == (None, 0, False)
-
-
-@pytest.mark.parametrize("flag", ["special", "shared"])
-def test_one_node_is_enough_to_make_a_name_special_or_shared(flag: str) -> None:
-    found = summarize(mig("1g.35gb"), [(offer(), 0b01), (offer(**{flag: True}), 0b10)])
-    assert getattr(found, flag)
-    assert not getattr(summarize(mig("1g.35gb"), [(offer(), 0b01)]), flag)
-
-
-def test_a_name_can_be_guarded_when_every_counted_node_carries_the_label() -> None:
-    silent = offer(labelled=False)
-    assert summarize(mig("1g.35gb"), [(offer(), 1)]).guardable
-    assert not summarize(mig("1g.35gb"), [(offer(), 1), (silent, 2)]).guardable
-    uncounted = offer(labelled=False, usable_mib=None)
-    assert summarize(mig("1g.35gb"), [(offer(), 1), (uncounted, 2)]).guardable
-
-
-def test_bandwidth_is_unknown_where_any_node_does_not_know_it() -> None:
-    found = summarize(mig("1g.35gb"), [(offer(), 1), (offer(bandwidth_bytes_s=None), 2)])
-    assert found.bandwidth_bytes_s is None
-
-
 @given(labels)
 def test_equal_nodes_are_one_statement(said: dict[str, str]) -> None:
     capacity = made(*(read(node(name, labels=said)) for name in NAMES))
     assert [len(every) for every in capacity.offers.values()] == [1, 1, 1]
+
+
+@given(clusters(most=6), st.data())
+def test_what_a_set_of_nodes_offers_is_what_its_nodes_say_now(
+    cluster: list[JSON], data: st.DataObject
+) -> None:
+    capacity = made(*(read(each, name) for each, name in zip(cluster, NAMES, strict=False)))
+    reached = mask(capacity, data.draw(st.sets(st.sampled_from(NAMES))))
+    capacity.offered(reached)  # asked before, on nodes as they were
+
+    changed = data.draw(nodes(NAMES[0]))
+    capacity.put_node(read(changed, NAMES[0]))
+
+    assert capacity.offered(reached) == smallest_first(capacity.groups(reached))
+    said = {o.resource for each in capacity.index.members(reached) for o in each.offers.values()}
+    assert {offer.resource for offer in capacity.offered(reached)} == said
+
+
+def test_no_more_than_so_many_sets_of_nodes_are_remembered() -> None:
+    capacity = made(*(read(node(f"gpu-{number}")) for number in range(10)))
+    for reached in range(1 << 10):
+        capacity.offered(reached)
+    assert len(capacity._offered) <= MOST_REMEMBERED
