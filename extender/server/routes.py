@@ -2,16 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 import structlog
 from aiohttp import web
 
 from extender.admission.review import BadReview, Reviewer
 from extender.core.render import metric_labels
-from extender.scheduling.verbs import BadArgs, Scheduling
+from extender.scheduling.verbs import BadArgs, Filtered, Scheduling
+from extender.server.at_once import AtOnce
 from extender.server.audit import Audit
 from extender.server.listen import refusal
 from extender.server.metrics import Metrics
@@ -116,62 +118,123 @@ def _too_large(request: web.Request) -> web.Response:
     )
 
 
-def webhook_app(
+class Port(NamedTuple):
+    """What one port serves."""
+
+    app: web.Application
+    at_once: AtOnce
+
+
+def webhook_port(
     reviewer: Reviewer, audit: Audit, metrics: Metrics, draining: Callable[[], bool]
-) -> web.Application:
+) -> Port:
     """POST /mutate."""
     latency = metrics.latency.labels("/mutate")
     decisions = cache(metrics.decisions.labels)
 
-    async def mutate(request: web.Request) -> web.Response:
-        body = await request.read()
+    def reviewed(body: bytes) -> Answered:
         begun_s = time.perf_counter()
-        reviewed = reviewer.review(body)
-        audit.line(reviewed.audit)
-        if reviewed.dry_run:
-            request[DRY_RUN] = True
+        found = reviewer.review(body)
+        audit.line(found.audit)
+        if found.dry_run:
             metrics.dry_runs.inc()
         else:
-            decisions(**metric_labels(reviewed.decision)).inc()
+            decisions(**metric_labels(found.decision)).inc()
             latency.observe(time.perf_counter() - begun_s)
-        return web.Response(body=reviewed.answer, content_type="application/json")
+        return Answered(found.answer, found.dry_run)
+
+    async def mutate(request: web.Request) -> web.Response:
+        answered = reviewed(await request.read())
+        if answered.dry_run:
+            request[DRY_RUN] = True
+        return _json(answered)
 
     app = web.Application(
         client_max_size=LARGEST_REVIEW_BYTES, middlewares=[counted(metrics, draining)]
     )
     app.router.add_post("/mutate", mutate)
-    return app
+    return Port(app, at_once({"/mutate": reviewed}, metrics, draining))
 
 
-def extender_app(
-    scheduling: Scheduling, metrics: Metrics, draining: Callable[[], bool]
-) -> web.Application:
+def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[], bool]) -> Port:
     """POST /scheduler/filter and /scheduler/prioritize."""
     app = web.Application(
         client_max_size=LARGEST_ARGS_BYTES, middlewares=[counted(metrics, draining)]
     )
-    filtered = metrics.latency.labels("/scheduler/filter")
-    prioritized = metrics.latency.labels("/scheduler/prioritize")
+    filtered_s = metrics.latency.labels("/scheduler/filter")
+    prioritized_s = metrics.latency.labels("/scheduler/prioritize")
+
+    def filtered(body: bytes) -> Filtered:
+        begun_s = time.perf_counter()
+        found = scheduling.filtered(body)
+        filtered_s.observe(time.perf_counter() - begun_s)
+        return found
+
+    def filtered_if_any(body: bytes) -> Answered | None:
+        found = filtered(body)
+        return None if found.leaves_no_node else Answered(found.answer)
+
+    def prioritized(body: bytes) -> Answered:
+        begun_s = time.perf_counter()
+        answer = scheduling.prioritize(body)
+        prioritized_s.observe(time.perf_counter() - begun_s)
+        return Answered(answer)
 
     async def filter_nodes(request: web.Request) -> web.Response:
         body = await request.read()
-        begun_s = time.perf_counter()
-        found = scheduling.filtered(body)
+        found = filtered(body)
         if found.leaves_no_node:
             # The event that woke the pod may not have reached us yet, and after our "no" only
             # another event would wake it again: look once more when the watch has caught up.
             await asyncio.sleep(CATCH_UP_S)
-            found = scheduling.filtered(body)
-        filtered.observe(time.perf_counter() - begun_s)
-        return web.Response(body=found.answer, content_type="application/json")
+            found = filtered(body)
+        return _json(Answered(found.answer))
 
     async def prioritize(request: web.Request) -> web.Response:
-        body = await request.read()
-        begun_s = time.perf_counter()
-        answer = scheduling.prioritize(body)
-        prioritized.observe(time.perf_counter() - begun_s)
-        return web.Response(body=answer, content_type="application/json")
+        return _json(prioritized(await request.read()))
 
     app.router.add_post("/scheduler/filter", filter_nodes)
     app.router.add_post("/scheduler/prioritize", prioritize)
-    return app
+    handlers = {"/scheduler/filter": filtered_if_any, "/scheduler/prioritize": prioritized}
+    return Port(app, at_once(handlers, metrics, draining))
+
+
+class Answered(NamedTuple):
+    """The body of a 200."""
+
+    body: bytes
+    dry_run: bool = False
+
+
+def _json(answered: Answered) -> web.Response:
+    return web.Response(body=answered.body, content_type="application/json")
+
+
+def at_once(
+    handlers: Mapping[str, Callable[[bytes], Answered | None]],
+    metrics: Metrics,
+    draining: Callable[[], bool],
+) -> AtOnce:
+    """Answers plain requests to these paths, and counts them.
+
+    What a handler does not answer, or chokes on, is left to the app, which does it again and knows
+    how to refuse; so do requests of clients that should go elsewhere.
+    """
+    counters = {path: metrics.requests.labels(path, "200") for path in handlers}
+
+    def answer(target: str, body: bytes) -> bytes | None:
+        path, _, _query = target.partition("?")
+        handler = handlers.get(path)
+        if handler is None or draining():
+            return None
+        try:
+            answered = handler(body)
+        except Exception:  # noqa: BLE001  the app will meet it, and say so
+            return None
+        if answered is None:
+            return None
+        if not answered.dry_run:
+            counters[path].inc()
+        return answered.body
+
+    return answer

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
-from aiohttp import web
 
 from extender.admission.review import Reviewer
 from extender.cluster.client import ApiClient, connect
@@ -35,7 +34,7 @@ from extender.server.configuration import ConfigMapSource, FileSource, Source
 from extender.server.listen import listening
 from extender.server.metrics import Metrics
 from extender.server.operations import OperationsThread, operations_app
-from extender.server.routes import extender_app, webhook_app
+from extender.server.routes import Port, extender_port, webhook_port
 from extender.server.self_managed import self_managed
 from extender.server.settings import BAD_INPUT, UNREACHABLE, Settings, StartError
 from extender.server.tls import Shown, certificate
@@ -212,9 +211,9 @@ class Server:
                 reserve=self.state.reserve,
                 clock=time.monotonic,
             )
-            app = webhook_app(reviewer, audit, self._metrics, self._is_draining)
+            port = webhook_port(reviewer, audit, self._metrics, self._is_draining)
             ports["webhook_port"] = await _listen(
-                stack, app, settings.bind, settings.webhook_port, "--webhook-port", shown.context
+                stack, port, settings.bind, settings.webhook_port, "--webhook-port", shown.context
             )
         if settings.extender_port:
             scheduling = Scheduling(
@@ -222,9 +221,9 @@ class Server:
                 ranking=lambda: self.state.ranking,
                 policy=lambda: self.state.policy,
             )
-            app = extender_app(scheduling, self._metrics, self._is_draining)
+            port = extender_port(scheduling, self._metrics, self._is_draining)
             ports["extender_port"] = await _listen(
-                stack, app, LOOPBACK, settings.extender_port, "--extender-port"
+                stack, port, LOOPBACK, settings.extender_port, "--extender-port"
             )
         return ports
 
@@ -264,14 +263,15 @@ class Server:
 
 async def _listen(
     stack: AsyncExitStack,
-    app: web.Application,
+    serves: Port,
     bind: str,
     port: int,
     flag: str,
     tls: ssl.SSLContext | None = None,
 ) -> int:
+    listens = listening(serves.app, bind, max(0, port), tls=tls, at_once=serves.at_once)
     try:
-        return await stack.enter_async_context(listening(app, bind, max(0, port), tls=tls))
+        return await stack.enter_async_context(listens)
     except OSError as error:
         raise _cannot_listen(flag, bind, port, error) from None
 

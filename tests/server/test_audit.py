@@ -19,7 +19,7 @@ from extender.core.policy import Policy
 from extender.server.audit import LONGEST_LINE_BYTES, Audit, _encoded
 from extender.server.listen import listening
 from extender.server.metrics import Metrics
-from extender.server.routes import webhook_app
+from extender.server.routes import webhook_port
 from tests.server.conftest import Start
 from tests.server.serving import (
     HOST,
@@ -194,7 +194,7 @@ async def test_reviews_go_on_while_stdout_is_blocked_and_the_lost_lines_are_coun
         reserve=state.reserve,
         clock=lambda: 0.0,
     )
-    app = webhook_app(reviewer, audit, metrics, lambda: False)
+    app = webhook_port(reviewer, audit, metrics, lambda: False).app
 
     def ask(port: int) -> None:
         with Wire(port) as wire:
