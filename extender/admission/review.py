@@ -36,9 +36,21 @@ class Reviewed:
 
     answer: bytes
     decision: Decision
-    audit: Mapping[str, Any]
-    """Fields of the audit line, without its time."""
     dry_run: bool
+    user: str
+    age_s: float
+    """Of the snapshot it was decided on."""
+    duration_s: float
+
+    def audit(self) -> Mapping[str, Any]:
+        """Fields of the audit line, without its time."""
+        return audit_fields(
+            self.decision,
+            dry_run=self.dry_run,
+            user=self.user,
+            age_s=self.age_s,
+            duration_s=self.duration_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +106,10 @@ class Reviewer:
         return Reviewed(
             answer=_answer(uid, decision, patch, rendered),
             decision=decision,
-            audit=audit_fields(
-                decision,
-                dry_run=dry_run,
-                user=text(mapping(request.get("userInfo")).get("username")),
-                age_s=snapshot.age_s,
-                duration_s=self.clock() - begun_s,
-            ),
             dry_run=dry_run,
+            user=text(mapping(request.get("userInfo")).get("username")),
+            age_s=snapshot.age_s,
+            duration_s=self.clock() - begun_s,
         )
 
 

@@ -1,4 +1,4 @@
-"""The audit: one JSON object a line on stdout, written by a thread so that no pod waits for it."""
+"""The audit: one JSON object a line on stdout, made and written by a thread: no pod waits for it."""
 
 import json
 import os
@@ -12,6 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Fields = Mapping[str, Any]
+"""Of one line, without its time."""
 
 QUEUE_LINES = 10_000
 LONGEST_LINE_BYTES = 16 * 1024
@@ -36,15 +42,18 @@ class Audit:
         self._fd = fd
         self._dropped = dropped
         self._lines = lines
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Told | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
-    def line(self, fields: Mapping[str, Any]) -> None:
-        """Write a line, soon. Whatever a name may contain, it is one line, and of plain ASCII."""
-        stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
+    def line(self, fields: Fields | Callable[[], Fields]) -> None:
+        """Write a line, soon. Whatever a name may contain, it is one line, and of plain ASCII.
+
+        Args:
+            fields: what to write, or what makes it when the thread comes to it.
+        """
         if self._queue.qsize() < self._lines:
-            self._queue.put(_encoded(stamped))
+            self._queue.put((time.time(), fields))
         else:
             self._dropped()
 
@@ -56,13 +65,23 @@ class Audit:
             with suppress(queue.Empty):
                 while len(taken) < _BATCH_LINES:
                     taken.append(self._queue.get_nowait())
-            lines = [line for line in taken if line is not None]
-            going = len(lines) == len(taken)
+            told = [each for each in taken if each is not None]
+            going = len(told) == len(taken)
+            lines = [line for each in told if (line := self._rendered(*each)) is not None]
             try:
                 _write(self._fd, b"".join(lines))
             except OSError:
                 for _ in lines:
                     self._dropped()
+
+    def _rendered(self, at_s: float, fields: Fields | Callable[[], Fields]) -> bytes | None:
+        stamp = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
+        try:
+            return _encoded({"time": stamp, **(fields() if callable(fields) else fields)})
+        except Exception:  # the thread must live: without it no line would ever be written again
+            log.exception("audit line could not be made")
+            self._dropped()
+            return None
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what waits, but not for longer than the time-out: stdout may be blocked for good."""
@@ -70,7 +89,11 @@ class Audit:
         self._thread.join(timeout_s)
 
 
-def _encoded(fields: Mapping[str, Any]) -> bytes:
+_Told = tuple[float, Fields | Callable[[], Fields]]
+"""Wall-clock time, and what to write."""
+
+
+def _encoded(fields: Fields) -> bytes:
     """JSON escapes newlines and C0 controls; ASCII leaves no other line break, and no C1 either."""
     line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
     if len(line) > LONGEST_LINE_BYTES:

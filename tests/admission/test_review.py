@@ -148,7 +148,7 @@ def test_only_quota_denies_and_in_its_own_words() -> None:
 def test_the_audit_line_tells_the_request_and_the_age_of_what_was_known() -> None:
     served = Served()
     served.state._clock.now_s += 2.5  # type: ignore[attr-defined]
-    audit = served.review(pod(), dryRun=True).audit
+    audit = served.review(pod(), dryRun=True).audit()
     assert (audit["id"], audit["dryRun"], audit["snapshotAge"]) == (UID, True, 2.5)
     assert audit["user"] == "system:serviceaccount:kube-system:replicaset-controller"
     assert (audit["namespace"], audit["pod"]) == ("speech", "asr-5d4f8c7b9d-")
@@ -237,7 +237,7 @@ def test_whatever_is_wrong_with_a_pod_it_is_let_through(
     assert orjson.loads(answer["auditAnnotations"]["decision"])["reason"] == (
         reviewed.decision.reason
     )
-    json.dumps(reviewed.audit)
+    json.dumps(reviewed.audit())
     stored(answer, tree)
 
 
@@ -369,7 +369,7 @@ def test_when_the_decision_fails_the_pod_is_let_through_as_it_came(failing: list
     )
     told = orjson.loads(answer["auditAnnotations"]["decision"])
     assert (told["id"], told["reason"]) == (UID, "InternalError")
-    assert reviewed.audit["configRevision"] == "c0ffee"
+    assert reviewed.audit()["configRevision"] == "c0ffee"
     assert reviewed.decision.claims == {}
 
 

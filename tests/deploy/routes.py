@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 from extender.scheduling.verbs import Scheduling
 from extender.server.metrics import Metrics
 from extender.server.operations import operations_app
-from extender.server.routes import extender_app, webhook_app
+from extender.server.routes import extender_port, webhook_port
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 def webhook_paths() -> set[str]:
     """Of the webhook port. What answers there is not needed to know where."""
     reviewer, audit = cast("Reviewer", None), cast("Audit", None)
-    return _paths(webhook_app(reviewer, audit, Metrics(), lambda: False))
+    return _paths(webhook_port(reviewer, audit, Metrics(), lambda: False).app)
 
 
 def extender_paths() -> set[str]:
     """Of the extender port."""
-    return _paths(extender_app(Scheduling.__new__(Scheduling), Metrics(), lambda: False))
+    scheduling = Scheduling.__new__(Scheduling)
+    return _paths(extender_port(scheduling, Metrics(), lambda: False).app)
 
 
 def operations_paths() -> set[str]:

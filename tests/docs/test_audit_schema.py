@@ -46,7 +46,7 @@ def written(every: list[JSON], path: Path, config: str = CONFIG) -> list[JSON]:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     audit = Audit(fd, dropped=lambda: pytest.fail("a line was dropped"))
     for number, pod in enumerate(every):
-        audit.line(reviewer.review(review(defaulted(pod), number)).audit)
+        audit.line(reviewer.review(review(defaulted(pod), number)).audit())
     audit.close()
     os.close(fd)
     return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]

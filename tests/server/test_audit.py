@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -117,6 +118,28 @@ def test_lines_come_in_order_and_none_is_lost_when_it_closes(pipe: Pipe) -> None
     assert [line["id"] for line in lines] == [str(i) for i in range(3000)]
     assert all(line["time"].endswith("+00:00") for line in lines)
     assert pipe.dropped == 0
+
+
+def test_a_line_that_cannot_be_made_is_counted_and_the_next_one_is_written(pipe: Pipe) -> None:
+    audit = pipe.audit()
+    audit.line(lambda: {"id": 1 // 0})
+    audit.line({"id": object()})
+    audit.line(lambda: {"id": "next"})
+
+    assert [line["id"] for line in pipe.read_to_the_end()] == ["next"]
+    assert pipe.dropped == 2
+
+
+def test_a_line_has_the_time_when_it_was_told_not_when_it_was_made(pipe: Pipe) -> None:
+    audit = pipe.audit()
+    before = datetime.now(UTC)
+    audit.line({"id": "told"})
+    after = datetime.now(UTC)
+
+    (line,) = pipe.read_to_the_end()
+
+    told = datetime.fromisoformat(line["time"])
+    assert before - timedelta(milliseconds=1) <= told <= after
 
 
 def test_a_line_too_long_for_a_container_runtime_has_its_longest_values_cut() -> None:

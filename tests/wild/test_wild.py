@@ -69,7 +69,7 @@ def announced(pod: JSON, audit: Mapping[str, Any], decision: str | None) -> JSON
 @every_pod
 def test_a_pod_from_the_wild_gets_the_decision_its_file_expects(wild: WildPod) -> None:
     _, answered, response = reviewed(wild)
-    audit = answered.audit
+    audit = answered.audit()
     assert response["allowed"]
     found = Expectation(audit["action"], audit["reason"], audit["profile"], audit["wouldBe"])
     assert found == wild.expect, audit["message"]
@@ -81,19 +81,19 @@ def test_the_patch_does_to_it_what_is_announced_and_nothing_else(wild: WildPod) 
     patch = orjson.loads(base64.b64decode(response.get("patch", base64.b64encode(b"[]"))))
     patched = jsonpatch.apply_patch(pod, patch)
     decision = patched["metadata"].get("annotations", {}).get("migfit.io/decision")
-    assert patched == announced(pod, answered.audit, decision)
-    if answered.audit["reason"] in UNMARKED:
+    assert patched == announced(pod, answered.audit(), decision)
+    if answered.audit()["reason"] in UNMARKED:
         assert patch == []
     else:
         told = orjson.loads(decision)
-        assert told == {key: answered.audit[key] for key in told} | {"containers": ANY}
+        assert told == {key: answered.audit()[key] for key in told} | {"containers": ANY}
 
 
 def test_each_kind_of_container_gets_its_own_slice() -> None:
     pods = {wild.name: wild for wild in wild_pods()}
     given = {
         name: {
-            change["name"]: change["to"] for change in reviewed(pods[name])[1].audit["containers"]
+            change["name"]: change["to"] for change in reviewed(pods[name])[1].audit()["containers"]
         }
         for name in ("riva", "open-webui", "speech-gateway")
     }
