@@ -28,7 +28,7 @@ from extender.core.decision import Decision
 from extender.core.defaulting import defaulted
 from extender.core.pod import mapping, metadata, text
 from extender.core.policy import Policy
-from extender.core.quantity import MIB
+from extender.core.quantity import MIB, format_mib
 from extender.core.reason import Action
 from extender.core.render import audit_fields
 from extender.core.templates import TEMPLATE_AT, pods_in
@@ -166,7 +166,7 @@ def _size(footprint_bytes: int | None) -> str | None:
     if footprint_bytes is None:
         return None
     mib, rest = divmod(footprint_bytes, MIB)
-    return f"{Decimal(footprint_bytes).scaleb(-9).normalize():f}G" if rest else f"{mib}Mi"
+    return f"{Decimal(footprint_bytes).scaleb(-9).normalize():f}G" if rest else format_mib(mib)
 
 
 def _picture(decision: Decision) -> str:

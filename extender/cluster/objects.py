@@ -167,6 +167,7 @@ class LimitRangeItem(Wire, frozen=True):
     type: str = ""
     min: Quantities | None = None
     max: Quantities | None = None
+    max_limit_request_ratio: Quantities | None = None
 
 
 class LimitRangeSpec(Wire, frozen=True):

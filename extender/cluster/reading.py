@@ -24,7 +24,16 @@ from extender.core.node import Node, Taint, build_node
 from extender.core.pod import Ask, ContainerKind, is_other, total, workload_of
 from extender.core.policy import Policy, Pool
 from extender.core.quantity import QuantityError, milli, whole
-from extender.core.quota import REQUESTS, Limits, Quota, Scope, ScopeTest, Share, cross_namespace
+from extender.core.quota import (
+    REQUESTS,
+    Limits,
+    Quota,
+    Scope,
+    ScopeTest,
+    Share,
+    best_effort,
+    cross_namespace,
+)
 from extender.core.rewrite import REWRITTEN_LABEL
 
 ENDED = frozenset({"Failed", "Succeeded"})
@@ -245,17 +254,11 @@ def read_share(item: PodObject, policy: Policy) -> Counted | None:
     if not gpus:
         return None
     resources = [item.spec.resources, *(c.resources for _, c in held)]
-    best_effort = not any(
-        name in (part or ())
-        for each in resources
-        if each is not None
-        for part in (each.limits, each.requests)
-        for name in ("cpu", "memory")
-    )
+    asked = [p for r in resources if r is not None for p in (r.limits, r.requests) if p is not None]
     spec = item.spec
     share = _share(
         terminating=spec.active_deadline_seconds is not None,
-        best_effort=best_effort,
+        best_effort=best_effort(asked),
         priority_class=spec.priority_class_name,
         elsewhere=spec.affinity is not None and cross_namespace(spec.affinity),
         rewritten=(item.metadata.labels or {}).get(REWRITTEN_LABEL) == "true",
@@ -288,20 +291,22 @@ def read_quota(item: ResourceQuotaObject, policy: Policy) -> Quota:
 
 
 def read_limits(item: LimitRangeObject, policy: Policy) -> Limits:
-    """A LimitRange's word on GPU and MIG resources, for containers and for pods."""
-    least: dict[str, int] = {}
+    """A LimitRange's word on GPU and MIG resources, for containers and for pods.
+
+    Every kind of bound, the upper ones too, refuses what does not ask for the resource at all ("No
+    limit is specified", `plugin/pkg/admission/limitranger`).
+    """
+    demanded: set[str] = set()
     most: dict[str, int] = {}
     for limit in item.spec.limits or ():
         if limit.type not in {"Container", "Pod"}:
             continue
-        for name in limit.min or ():
-            if _is_gpu(name, policy.gpu_resource) and (count := _amount(limit.min, name)) > 0:
-                least[name] = max(least.get(name, 0), count)
-        for name in limit.max or ():
-            if _is_gpu(name, policy.gpu_resource):
-                count = _amount(limit.max, name)
-                most[name] = min(most.get(name, count), count)
-    return Limits(item.metadata.name, least, most)
+        for bound in (limit.min, limit.max, limit.max_limit_request_ratio):
+            demanded.update({policy.gpu_resource} & (bound or {}).keys())
+        for name in filter(is_mig_resource, limit.max or ()):
+            count = _amount(limit.max, name)
+            most[name] = min(most.get(name, count), count)
+    return Limits(item.metadata.name, frozenset(demanded), most)
 
 
 def _is_gpu(name: str, gpu_resource: str) -> bool:

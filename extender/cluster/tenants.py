@@ -79,7 +79,7 @@ class Tenants:
         limits = read_limits(item, self._policy)
         namespace = item.metadata.namespace
         others = _others(self._by_name.get(namespace, Namespace()).limits, limits.name)
-        every = (*others, limits) if limits.least or limits.most else others
+        every = (*others, limits) if limits.demanded or limits.most else others
         self._change(namespace, limits=tuple(sorted(every, key=lambda each: each.name)))
 
     def _drop_limits(self, key: str) -> None:

@@ -197,10 +197,10 @@ def _doubt(container: Container) -> Refusal | None:
 
 def _demanded(subject: Subject, policy: Policy) -> Refusal | None:
     for limits in subject.home.limits:
-        if policy.gpu_resource in limits.least:
+        if policy.gpu_resource in limits.demanded:
             return (
                 Reason.LIMIT_RANGE,
-                f"LimitRange {limits.name} demands a least count of {policy.gpu_resource}",
+                f"LimitRange {limits.name} bounds {policy.gpu_resource}: it refuses a pod without",
             )
     return None
 

@@ -12,6 +12,7 @@ from extender.core.footprint import Footprint, Want
 from extender.core.node import memory_label
 from extender.core.offers import OfferSummary, smallest_first
 from extender.core.policy import Policy, WhenFull
+from extender.core.quantity import format_mib
 from extender.core.quota import excess
 from extender.core.reach import Nodes
 from extender.core.reason import Reason
@@ -141,29 +142,28 @@ class _Fit:
                 return Verdict.MEMORY_UNKNOWN
             if offer.usable_mib < want.need_mib:
                 return Verdict.TOO_SMALL
-        limited = self.subject.home.limits
-        if limited and any(limits.most.get(offer.resource, 1) < 1 for limits in limited):
-            return Verdict.LIMIT_RANGE
         if offer.compute_slices < want.min_compute:
             return Verdict.TOO_LITTLE_COMPUTE
         if (offer.bandwidth_bytes_s or 0) < want.min_bandwidth_bytes_s:
             return Verdict.TOO_LITTLE_BANDWIDTH
+        limited = self.subject.home.limits
+        if limited and any(limits.most.get(offer.resource, 1) < 1 for limits in limited):
+            return Verdict.LIMIT_RANGE  # asked last: but for the LimitRange it would do
         return None
 
     def _none_fits(self, want: Want, offered: Sequence[OfferSummary]) -> NotChosen:
         listed = tuple(self.candidates[offer.resource] for offer in offered)
-        need = "the pod" if want.need_mib is None else f"need {want.need_mib}Mi"
+        need = "the pod" if want.need_mib is None else f"need {format_mib(want.need_mib)}"
         if want.profile is not None:
             named = next((c for c in listed if c.verdict is not Verdict.NOT_ASKED_FOR), None)
             if named is None:
                 message = f"no reachable node offers profile {want.profile}"
                 return NotChosen(Reason.NO_REACHABLE_MIG, message, listed)
             if named.verdict is Verdict.TOO_SMALL:
-                message = f"{need}; profile {want.profile} has {named.usable_mib}Mi usable"
+                usable = format_mib(named.usable_mib or 0)
+                message = f"{need}; profile {want.profile} has {usable} usable"
                 return NotChosen(Reason.PROFILE_TOO_SMALL, message, listed)
-        if all(c.verdict in {Verdict.LIMIT_RANGE, Verdict.TOO_SMALL} for c in listed) and any(
-            c.verdict is Verdict.LIMIT_RANGE for c in listed
-        ):
+        if any(c.verdict is Verdict.LIMIT_RANGE for c in listed):
             message = "a LimitRange of the namespace forbids every slice that would fit"
             return NotChosen(Reason.LIMIT_RANGE, message, listed)
         unusable = {Verdict.SHARED, Verdict.SPECIAL, Verdict.MEMORY_UNKNOWN, Verdict.NOT_ASKED_FOR}
@@ -172,7 +172,7 @@ class _Fit:
             return NotChosen(Reason.NO_REACHABLE_MIG, message, listed)
         largest = max(offer.usable_mib or 0 for offer in offered)
         if largest < (want.need_mib or 0):
-            message = f"{need}; the largest slice in reach has {largest}Mi"
+            message = f"{need}; the largest slice in reach has {format_mib(largest)}"
         else:
             message = f"{need}; no slice in reach has the memory, compute and bandwidth together"
         return NotChosen(Reason.TOO_LARGE, message, listed)

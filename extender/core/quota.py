@@ -6,8 +6,10 @@ on the GPU resource. With `CountAsGpu` a slice of ours keeps counting as the GPU
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from extender.core.pod import Container, Pod, mapping, objects, spec, text
+from extender.core.quantity import QuantityError, milli
 
 REQUESTS = "requests."
 """Quotas name extended resources only as `requests.<name>`."""
@@ -30,20 +32,35 @@ def scope_of(pod: Pod, held: Iterable[Container]) -> Scope:
     body = spec(pod)
     return Scope(
         terminating=isinstance(body.get("activeDeadlineSeconds"), int),
-        best_effort=_best_effort(body, held),
+        best_effort=best_effort(_asked(body, held)),
         priority_class=text(body.get("priorityClassName")),
         cross_namespace=cross_namespace(body.get("affinity")),
     )
 
 
-def _best_effort(body: Pod, held: Iterable[Container]) -> bool:
+def _asked(body: Pod, held: Iterable[Container]) -> Iterator[Mapping[str, Any]]:
     for container in held:
-        for asked in (container.requests, container.limits):
-            if "cpu" in asked or "memory" in asked:
-                return False
+        yield container.requests
+        yield container.limits
     pod_level = mapping(body.get("resources"))
-    asked_by_pod = (mapping(pod_level.get(part)) for part in ("limits", "requests"))
-    return not any("cpu" in asked or "memory" in asked for asked in asked_by_pod)
+    yield mapping(pod_level.get("limits"))
+    yield mapping(pod_level.get("requests"))
+
+
+def best_effort(asked: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether none of these limits and requests has cpu or memory; 0 is none (`GetPodQOS`)."""
+    for each in asked:
+        for name in ("cpu", "memory"):
+            if name in each and _above_zero(each[name]):
+                return False
+    return True
+
+
+def _above_zero(quantity: object) -> bool:
+    try:
+        return milli(quantity) > 0
+    except QuantityError:
+        return False
 
 
 def cross_namespace(affinity: object) -> bool:
@@ -119,8 +136,10 @@ class Limits:
     """A LimitRange, as far as it speaks of GPU and MIG resources."""
 
     name: str
-    least: Mapping[str, int] = field(default_factory=dict)
+    demanded: frozenset[str] = frozenset()
+    """What everything bounded must ask for: a bound refuses a pod that says nothing of the resource."""
     most: Mapping[str, int] = field(default_factory=dict)
+    """MIG resource -> the most that may be asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Make more slices of that profile.",
     ),
     Reason.LIMIT_RANGE: Explanation(
-        "A LimitRange of the namespace demands the GPU resource or forbids the slice.",
+        "A LimitRange of the namespace demands the GPU resource (every bound does) or forbids the slice.",
         "Change the LimitRange.",
     ),
     Reason.INTERNAL_ERROR: Explanation(

@@ -478,11 +478,21 @@ def test_what_a_pod_declares_does_not_overrule_facts() -> None:
     assert reason(tree) is Reason.MIXED_REQUESTS
 
 
-def test_a_least_count_of_gpus_in_a_limit_range_leaves_the_pod() -> None:
+@pytest.mark.parametrize("kind", ["Container", "Pod"])
+@pytest.mark.parametrize(
+    ("bound", "count"), [("min", "1"), ("min", "0"), ("max", "1"), ("maxLimitRequestRatio", "1")]
+)
+def test_any_bound_on_gpus_in_a_limit_range_leaves_the_pod(
+    bound: str, count: str, kind: str
+) -> None:
     limit = {
-        "metadata": {"name": "one-gpu", "namespace": "speech"},
-        "spec": {"limits": [{"type": "Container", "min": {GPU: "1"}}]},
+        "metadata": {"name": "gpus", "namespace": "speech"},
+        "spec": {"limits": [{"type": kind, bound: {GPU: count}}]},
     }
     decision = decided(pod(), node(), limits=[limit])
     assert decision.reason is Reason.LIMIT_RANGE
-    assert "one-gpu" in decision.message
+    assert "LimitRange gpus" in decision.message
+    elsewhere = changed(limit, "metadata", "namespace", to="vision")
+    assert decided(pod(), node(), limits=[elsewhere]).reason is Reason.FITS
+    claims = changed(limit, "spec", "limits", 0, "type", to="PersistentVolumeClaim")
+    assert decided(pod(), node(), limits=[claims]).reason is Reason.FITS

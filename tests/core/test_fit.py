@@ -222,6 +222,23 @@ def test_a_limit_range_may_forbid_a_slice(most: str, profile: str) -> None:
     assert decided(pod(), limits=[limit]).profile == profile
 
 
+def test_a_limit_range_is_told_where_but_for_it_some_slice_would_do() -> None:
+    limit = {
+        "metadata": {"name": "no-large", "namespace": "speech"},
+        "spec": {"limits": [{"type": "Container", "max": {LARGE: "0"}}]},
+    }
+    picky = annotated(pod(), min_compute="3")
+    decision = decided(picky, limits=[limit])
+    assert decision.reason is Reason.LIMIT_RANGE
+    assert verdicts(decision) == {
+        "1g.10gb": Verdict.TOO_SMALL,
+        "2g.20gb": Verdict.TOO_LITTLE_COMPUTE,
+        "3g.40gb": Verdict.LIMIT_RANGE,
+    }
+    too_large = annotated(pod(), min_compute="4")
+    assert decided(too_large, limits=[limit]).reason is Reason.TOO_LARGE
+
+
 # --- usable memory ---------------------------------------------------------------------------------
 
 
