@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.controlplane.client import ApiError
 from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE, Migfit, a100_labels
 from tests.controlplane.objects import bound_node, fake_node, gpu_pod, new_namespace, wait_until
 
@@ -76,6 +77,34 @@ def test_a_limit_range_that_puts_the_gpu_back_does_not_make_the_pod_ask_for_both
     pod = plane.client.create(gpu_pod("asr", namespace, annotations=LIGHT)).body
     assert limits(pod) == {SLICE: "1"}
     assert pod["spec"]["containers"][0]["resources"]["requests"] == {SLICE: "1"}
+
+
+@pytest.mark.parametrize("kind", ["Container", "Pod"])
+def test_a_limit_range_that_bounds_gpus_would_refuse_a_slice_so_the_pod_is_left(
+    plane: ControlPlane, namespace: str, migfit: Migfit, kind: str
+) -> None:
+    sliced_node(plane, migfit)
+    plane.client.create(
+        {
+            "apiVersion": "v1",
+            "kind": "LimitRange",
+            "metadata": {"name": "at-most-one", "namespace": namespace},
+            "spec": {"limits": [{"type": kind, "max": {GPU: "1"}}]},
+        }
+    )
+    refused: list[str] = []
+
+    def in_force() -> bool:
+        try:
+            plane.client.create(gpu_pod("two", namespace, resources={GPU: 2}), dry_run=True)
+        except ApiError as error:
+            refused.append(str(error.body["message"]))
+        plane.client.create(gpu_pod("asr", namespace, annotations=LIGHT), dry_run=True)
+        return bool(refused) and migfit.audit(namespace)[-1]["reason"] == "LimitRange"
+
+    wait_until(in_force, 10, "the LimitRange is in force")
+    pod = plane.client.create(gpu_pod("asr", namespace, annotations=LIGHT)).body
+    assert limits(pod) == {GPU: "1"}
 
 
 def test_with_extended_resource_toleration_rewritten_pods_still_land_on_tainted_nodes(
