@@ -17,7 +17,7 @@ from extender.cluster.objects import (
 from extender.cluster.state import State
 from extender.core.catalogue import product_of, resource_name
 from extender.core.decide import decide
-from extender.core.decision import Decision
+from extender.core.decision import Decision, Verdict
 from extender.core.policy import Policy
 
 JSON = dict[str, Any]
@@ -259,3 +259,18 @@ def decided(
 def chosen(decision: Decision) -> dict[str, str | None]:
     """Container -> profile it was given; None for one left as it is."""
     return {c.name: c.to and c.to.removeprefix("nvidia.com/mig-") for c in decision.changes}
+
+
+def verdicts(decision: Decision) -> dict[str, Verdict]:
+    """Profile -> what was found of it."""
+    return {c.resource.removeprefix("nvidia.com/mig-"): c.verdict for c in decision.candidates}
+
+
+def full(*profiles: str, on: str = "gpu-a") -> list[JSON]:
+    """Pods that hold every slice of these profiles on one node."""
+    return [bound(f"{p}-{n}", on, {mig(p): 1}) for p in profiles for n in range(SLICES[p])]
+
+
+def holders(count: int, resource: str = GPU, on: str = "gpu-a") -> list[JSON]:
+    """Pods that hold one GPU or slice each."""
+    return [bound(f"holder-{n}", on, {resource: 1}) for n in range(count)]

@@ -44,3 +44,21 @@ def kubeconfig(
         )
     )
     return file
+
+
+async def echo(request: web.BaseRequest) -> web.StreamResponse:
+    """Tell the client what it sent."""
+    peer = request.get_extra_info("peercert") or {}
+    subject = dict(pair[0] for pair in peer.get("subject", ()))
+    return web.json_response(
+        {
+            "method": request.method,
+            "path": request.path,
+            "query": dict(request.query),
+            "body": (await request.text()),
+            "content_type": request.headers.get("Content-Type"),
+            "authorization": request.headers.get("Authorization"),
+            "accept_encoding": request.headers.get("Accept-Encoding"),
+            "client": subject.get("commonName"),
+        }
+    )

@@ -1,19 +1,15 @@
-"""The state kept event by event, against the same state built anew; reservations; staleness."""
+"""The state kept event by event, against the same state built anew."""
 
-import json
 from collections.abc import Iterator
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from extender.admission.review import Reviewer
 from extender.cluster.held import Held
-from extender.cluster.in_flight import MOST
 from extender.cluster.objects import (
     LimitRangeObject,
     NamespaceObject,
@@ -22,19 +18,12 @@ from extender.cluster.objects import (
     ResourceQuotaObject,
 )
 from extender.cluster.state import State
-from extender.core.decision import Decision
 from extender.core.policy import Policy, Pool
-from extender.core.reason import Action, Reason
-from extender.core.rewrite import DECISION_ANNOTATION
-from extender.demo.admission import review
 from tests.cluster.picture import differences, picture
+from tests.cluster.typed import LARGE, PRODUCT, SMALL, convert, node, pod
 from tests.cluster.watching import Clock
 
-T = TypeVar("T")
-
 GPU, OTHER_GPU = "nvidia.com/gpu", "example.com/gpu"
-SMALL, LARGE = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-3g.40gb"
-PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 NODES = ["n0", "n1", "n2"]
 PODS = [f"p{i}" for i in range(5)]
@@ -47,47 +36,7 @@ POLICIES = [
 ]
 
 
-def convert(kind: type[T], **fields: Any) -> T:
-    return msgspec.convert(fields, kind)
-
-
 # --- what may be there ---------------------------------------------------------------------------
-
-
-def node(name: str, **more: Any) -> NodeObject:
-    fields = {
-        "labels": {"nvidia.com/gpu.product": PRODUCT},
-        "allocatable": {"cpu": "8", "memory": "64Gi", "pods": "110", SMALL: "4", LARGE: "1"},
-        **more,
-    }
-    return convert(
-        NodeObject,
-        metadata={"name": name, "labels": fields["labels"]},
-        spec={k: v for k, v in fields.items() if k in ("taints", "unschedulable")},
-        status={"allocatable": fields["allocatable"]},
-    )
-
-
-def pod(
-    name: str,
-    resource: str = SMALL,
-    count: int = 1,
-    *,
-    on: str = "",
-    namespace: str = "default",
-    decision: str = "",
-    phase: str = "Pending",
-    **spec: Any,
-) -> PodObject:
-    mark = {"annotations": {DECISION_ANNOTATION: decision}} if decision else {}
-    asked = {"cpu": "500m", resource: str(count)} if resource else {"cpu": "500m"}
-    container = {"name": "main", "resources": {"limits": asked, "requests": asked}}
-    return convert(
-        PodObject,
-        metadata={"name": name, "namespace": namespace, "uid": f"uid-{name}", **mark},
-        spec={"containers": [container], "nodeName": on, **spec},
-        status={"phase": phase},
-    )
 
 
 labels = st.fixed_dictionaries(
@@ -358,258 +307,3 @@ def test_pods_without_a_uid_as_in_files_written_by_hand_are_told_apart_by_name()
     state.fill(nodes=[node("n0")], pods=bare)
 
     assert state.capacity.usage("n0").gpus == {SMALL: 2}
-
-
-# --- reservations --------------------------------------------------------------------------------
-
-
-def promise(state: State, name: str, resource: str = SMALL, count: int = 1) -> Decision:
-    return Decision(
-        action=Action.REWRITTEN,
-        reason=Reason.FITS,
-        message="",
-        id=name,
-        namespace="default",
-        claims={resource: count},
-        nodes=state.capacity.index.all,
-    )
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def state(clock: Clock) -> State:
-    made = State(Policy(reservation_ttl_s=30, stale_after_s=180), clock)
-    made.fill(nodes=[node("n0"), node("n1")])
-    return made
-
-
-def promised(state: State, resource: str = SMALL) -> int:
-    """As the next decision sees it."""
-    snapshot = state.snapshot()
-    return snapshot.reservations.on(resource, snapshot.capacity.index.all)
-
-
-def test_a_reservation_ends_when_its_pod_shows_up_and_waits_in_its_stead(state: State) -> None:
-    state.reserve(promise(state, "r1"))
-    nodes = state.capacity.index.all
-    assert (promised(state), state.capacity.waiting(SMALL, nodes, 0)) == (1, 0)
-
-    state.pods.upsert(pod("a", decision='{"id":"r1","action":"rewritten"}'))
-
-    assert (promised(state), state.capacity.waiting(SMALL, nodes, 0)) == (0, 1)
-    assert state.snapshot().reservations.by_place == {}
-
-
-def test_a_pod_that_is_on_its_node_already_ends_its_reservation_too(state: State) -> None:
-    state.reserve(promise(state, "r1"))
-
-    state.pods.upsert(pod("a", on="n0", decision='{"id":"r1"}'))
-
-    assert promised(state) == 0
-    assert state.capacity.usage("n0").gpus == {SMALL: 1}
-
-
-@pytest.mark.parametrize(
-    "mark",
-    ["", '{"id":"r2"}', '{"id":7}', "{}", "null", "not json", '{"id":"r1"', "[" * 5000],
-    ids=["none", "another", "number", "empty", "null", "text", "torn", "deep"],
-)
-def test_the_pod_of_somebody_else_ends_no_reservation(state: State, mark: str) -> None:
-    state.reserve(promise(state, "r1"))
-
-    state.pods.upsert(pod("a", decision=mark))
-
-    assert promised(state) == 1
-
-
-def test_a_reservation_whose_pod_never_comes_ends_by_time(state: State, clock: Clock) -> None:
-    state.reserve(promise(state, "r1"))
-    clock.now_s += 29.9
-    assert promised(state) == 1
-
-    clock.now_s += 0.2
-
-    assert promised(state) == 0
-    assert state.snapshot().in_flight == {}
-
-
-def test_a_pod_that_shows_up_after_the_time_is_out_takes_nothing_twice(
-    state: State, clock: Clock
-) -> None:
-    state.reserve(promise(state, "r1"))
-    clock.now_s += 60
-    assert promised(state) == 0
-
-    state.pods.upsert(pod("a", decision='{"id":"r1"}'))
-
-    assert state.snapshot().reservations.by_place == {}
-
-
-def test_a_review_that_comes_twice_is_reserved_once(state: State) -> None:
-    state.reserve(promise(state, "r1"))
-    state.reserve(promise(state, "r1", LARGE))
-
-    assert (promised(state, SMALL), promised(state, LARGE)) == (0, 1)
-
-
-def test_a_reservation_counts_in_its_namespace_until_it_ends(state: State) -> None:
-    before = dict(state.tenants.by_name)
-    state.reserve(promise(state, "r1"))
-    assert dict(state.tenants.by_name) != before
-
-    state.in_flight.end("r1")
-
-    assert dict(state.tenants.by_name) == before
-
-
-def test_too_many_in_flight_push_out_the_oldest(state: State) -> None:
-    for number in range(MOST + 5):
-        state.reserve(promise(state, f"r{number}"))
-
-    assert promised(state) == MOST
-    assert "r4" not in state.snapshot().in_flight
-    assert "r5" in state.snapshot().in_flight
-
-
-@pytest.mark.parametrize(("dry_run", "kept"), [(True, 0), (False, 1)])
-def test_only_what_will_be_stored_is_reserved(state: State, dry_run: bool, kept: int) -> None:
-    reviewer = Reviewer(
-        snapshot=state.snapshot,
-        policy=lambda: state.policy,
-        reserve=state.reserve,
-        clock=lambda: 0.0,
-    )
-    limits = {"limits": {GPU: "1"}}
-    asking = {
-        "metadata": {"name": "asr", "annotations": {"migfit.io/gpu-memory": "5G"}},
-        "spec": {"containers": [{"name": "main", "resources": limits}]},
-    }
-    body = json.dumps(review(asking, "default", dry_run=dry_run)).encode()
-
-    decision = reviewer.review(body).decision
-
-    assert (decision.action, decision.claims) == (Action.REWRITTEN, {SMALL: 1})
-    assert promised(state) == kept
-    assert len(state.snapshot().in_flight) == kept
-
-
-class Promises(RuleBasedStateMachine):
-    """Reviews, arrivals, refusals and passing time, while nodes come and go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.state = State(Policy(reservation_ttl_s=30), self.clock)
-        self.state.fill(nodes=[node("n0"), node("n1")])
-        self.made = 0
-
-    @rule(resource=st.sampled_from([SMALL, LARGE]), count=st.integers(1, 3), again=st.booleans())
-    def review(self, resource: str, count: int, again: bool) -> None:
-        self.made += not again
-        self.state.reserve(promise(self.state, f"r{self.made}", resource, count))
-
-    @rule(number=st.integers(1, 20), on=st.sampled_from(["", "n0"]))
-    def arrive(self, number: int, on: str) -> None:
-        self.state.pods.upsert(pod(f"p{number}", on=on, decision=f'{{"id":"r{number}"}}'))
-
-    @rule(number=st.integers(1, 20))
-    def leave(self, number: int) -> None:
-        self.state.pods.remove(pod(f"p{number}"))
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, 15.0, 29.0, 31.0]))
-    def wait(self, seconds: float) -> None:
-        self.clock.now_s += seconds
-
-    @rule(name=st.sampled_from(["n0", "n1", "n2"]), there=st.booleans())
-    def change_node(self, name: str, there: bool) -> None:
-        (self.state.nodes.upsert if there else self.state.nodes.remove)(node(name))
-
-    @invariant()
-    def promises_are_those_in_flight(self) -> None:
-        snapshot = self.state.snapshot()
-        total = sum(sum(decision.claims.values()) for decision in snapshot.in_flight.values())
-        assert sum(snapshot.reservations.by_place.values()) == total
-        assert all(count > 0 for count in snapshot.reservations.by_place.values())
-
-    def teardown(self) -> None:
-        for number in range(1, 21):
-            self.leave(number)
-        self.clock.now_s += 31
-        assert self.state.snapshot().reservations.by_place == {}
-        assert dict(self.state.tenants.by_name) == {}
-
-
-Promises.TestCase.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
-TestPromises = Promises.TestCase
-
-
-# --- staleness -----------------------------------------------------------------------------------
-
-
-def sinks(state: State) -> dict[str, Held[Any]]:
-    tenants = state.tenants
-    return {
-        "nodes": state.nodes,
-        "pods": state.pods,
-        "namespaces": tenants.namespaces,
-        "quotas": tenants.quotas,
-        "limits": tenants.limits,
-    }
-
-
-SINKS = ["nodes", "pods", "namespaces", "quotas", "limits"]
-
-
-@pytest.mark.parametrize("missing", SINKS)
-def test_it_is_stale_until_every_list_has_arrived(clock: Clock, missing: str) -> None:
-    state = State(Policy(), clock)
-    for name, sink in sinks(state).items():
-        if name != missing:
-            sink.fill([], clock.now_s)
-    sinks(state)[missing].listing()
-    before = state.synced, state.snapshot().stale
-
-    sinks(state)[missing].listed()
-
-    assert before == (False, True)
-    assert (state.synced, state.snapshot().stale) == (True, False)
-
-
-@pytest.mark.parametrize("silent", SINKS)
-def test_one_silent_watch_makes_it_stale_and_a_bookmark_mends_that(
-    state: State, clock: Clock, silent: str
-) -> None:
-    clock.now_s += 180
-    assert not state.snapshot().stale
-    clock.now_s += 1
-    for name, sink in sinks(state).items():
-        if name != silent:
-            sink.heard(clock.now_s)
-    assert state.snapshot().stale
-    assert state.snapshot().age_s == state.age_s() == 181
-
-    sinks(state)[silent].heard(clock.now_s)  # what a bookmark does
-
-    assert not state.snapshot().stale
-    assert state.age_s() == 0
-
-
-def test_how_long_silence_may_last_follows_the_configuration(state: State, clock: Clock) -> None:
-    clock.now_s += 60
-    assert not state.snapshot().stale
-
-    state.set_policy(Policy(stale_after_s=59))
-
-    assert state.snapshot().stale
-
-
-def test_before_anything_was_heard_the_age_is_nothing(clock: Clock) -> None:
-    state = State(Policy(), clock)
-    clock.now_s += 1000
-
-    assert state.age_s() == 0
-    assert state.snapshot().stale

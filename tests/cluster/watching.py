@@ -1,10 +1,12 @@
-"""A smallest object, and a sink that remembers, for the tests of watching."""
+"""A smallest object, a sink that remembers, and a machine to try, for the tests of watching."""
 
 import json
+from random import Random
 from typing import Any
 
 import msgspec
 
+from extender.cluster.machine import Action, Machine, Pace, Watch
 from extender.cluster.watch import Resource
 
 
@@ -19,6 +21,7 @@ class Thing(msgspec.Struct):
     size: int = 0
 
 
+PACE = Pace()
 THINGS = Resource("things", "/apis/example.io/v1/things", Thing, {"labelSelector": "a=b"})
 
 
@@ -81,3 +84,31 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+class Bench:
+    """A machine, its sink and its clock."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.clock = Clock()
+        self.mirror = Mirror()
+        self.machine: Machine[Thing] = Machine(
+            THINGS, self.mirror, clock=self.clock, rng=Random(seed), pace=PACE
+        )
+        self.machine.begin()
+
+    def page(self, body: bytes) -> Action:
+        opened = self.machine.open_page(body)
+        for item in opened.items or ():
+            self.machine.take(item)
+        return self.machine.close_page(opened)
+
+    def watching(self, version: int = 5) -> "Bench":
+        """List one thing at that version and open the watch."""
+        assert isinstance(self.page(page(version, [thing("a", 3)])), Watch)
+        self.machine.opened()
+        return self
+
+    def later(self, seconds: float) -> "Bench":
+        self.clock.now_s += seconds
+        return self
