@@ -1,6 +1,8 @@
 """The command line: one module per command, imported only when it is called."""
 
+import errno
 import importlib
+import os
 from typing import Any
 
 import click
@@ -14,9 +16,23 @@ COMMANDS = {
 }
 """Command -> one line of help. The module `extender.cli.NAME` holds the command of the same name."""
 
+_NO_ROOM = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
+
 
 class Lazy(click.Group):
     """A group that imports a command's module when the command is used, not before."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; output that finds no room is told in one line."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            click.echo(
+                f"migfit: cannot write: {error.strerror}; make room, or write elsewhere", err=True
+            )
+            os._exit(2)  # what is left in stdout's buffer would fail again on the way out
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Names, in order of the help text."""

@@ -20,7 +20,7 @@ def catalogue(product: str | None, output: str) -> None:
     if product is None:
         emit([describe(each) for each in PRODUCTS.values()], output, _every)
         return
-    found = lookup(product)
+    found = lookup(product) if product.strip() else ()
     if not found:
         fail(f"no product {product!r} in the catalogue; `migfit catalogue` lists them")
     emit(

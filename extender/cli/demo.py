@@ -58,7 +58,7 @@ def demo(*, name: str, keep: bool, ascii_only: bool, output: str) -> None:
         scenario = load(name)
     except ConfigError as error:
         for line in str(error).splitlines():
-            click.echo(f"migfit demo: {line}", err=True)
+            click.echo(f"migfit demo: {name}: {line}", err=True)
         sys.exit(BAD_INPUT)
     try:
         code = asyncio.run(_Demo(scenario, ascii_only=ascii_only, output=output).run(keep=keep))

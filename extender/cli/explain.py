@@ -99,7 +99,8 @@ def _policy(path: Path | None) -> Policy:
 
 
 def _pods(path: Path) -> list[dict[str, Any]]:
-    pods = [pod for manifest in documents(path) for pod in pods_in(manifest)]
+    manifests = documents(path, "a file that `kubectl apply -f` would take")
+    pods = [pod for manifest in manifests for pod in pods_in(manifest)]
     if not pods:
         fail(f"{named(path)} holds no pod: give a Pod, or one of {', '.join(TEMPLATE_AT)}")
     for pod in pods:
@@ -114,9 +115,10 @@ def _pods(path: Path) -> list[dict[str, Any]]:
 
 
 def _file(path: Path) -> list[dict[str, Any]]:
-    items = documents(path)
+    wanted = f"the output of `kubectl get {ASKED} -A -o json`"
+    items = documents(path, wanted)
     if not any(item["kind"] == "Node" for item in items):
-        fail(f"{named(path)} holds no Node: give the output of `kubectl get {ASKED} -A -o json`")
+        fail(f"{named(path)} holds no Node: give {wanted}")
     return items
 
 
@@ -153,7 +155,7 @@ def _ask(kubeconfig: Path | None, *, debug: bool) -> list[dict[str, Any]]:
         if debug:
             raise
         code = BAD_INPUT if isinstance(error, KubeconfigError) else UNREACHABLE
-        fail(f"{error}; or give a file with --cluster", code)
+        fail(f"cannot ask the cluster: {error}; mend that, or give a file with --cluster", code)
 
 
 def _fields(decision: Decision) -> dict[str, Any]:

@@ -51,23 +51,31 @@ def read(path: Path | str) -> str:
         fail(f"{named(path)} cannot be read: {why}; give a readable file, or - for stdin")
 
 
-def documents(path: Path | str) -> list[dict[str, Any]]:
+def documents(path: Path | str, wanted: str) -> list[dict[str, Any]]:
     """The Kubernetes objects of a YAML or JSON file; ends the command if it holds none.
 
     Lists are taken apart; items of a raw `PodList`, which do not say so themselves, are Pods.
+
+    Args:
+        path: the file, or `-` for stdin.
+        wanted: what to give instead, for the message.
     """
     text = read(path)
     try:
         every = _from_json(text) or _from_yaml(text)
     except (yaml.YAMLError, TypeError, ValueError) as error:
-        fail(f"{named(path)} is neither JSON nor YAML: {' '.join(str(error).split())}")
+        fail(f"{named(path)} is neither JSON nor YAML: {_where_and_what(error)}; give {wanted}")
     objects = list(_flat(every))
     if not objects or not all(isinstance(each.get("kind"), str) for each in objects):
-        fail(
-            f"{named(path)} is no list of Kubernetes objects: "
-            "give a file that `kubectl apply -f` would take"
-        )
+        fail(f"{named(path)} is no list of Kubernetes objects: give {wanted}")
     return objects
+
+
+def _where_and_what(error: Exception) -> str:
+    """One line of what a parser says in several."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _from_json(text: str) -> list[Any]:

@@ -170,7 +170,7 @@ class _Fit:
         if all(c.verdict in unusable for c in listed):
             message = "reachable MIG resources are shared, special or of unknown memory"
             return NotChosen(Reason.NO_REACHABLE_MIG, message, listed)
-        largest = max(offer.usable_mib or 0 for offer in offered)
+        largest = max(c.usable_mib or 0 for c in listed if c.verdict not in unusable)
         if largest < (want.need_mib or 0):
             message = f"{need}; the largest slice in reach has {format_mib(largest)}"
         else:

@@ -41,7 +41,7 @@ def load(name: str) -> Scenario:
         return parse(path.read_bytes())
     except OSError as error:
         known = ", ".join(built_in_names())
-        message = f"{name}: {error.strerror}; give a file, or one of {known}"
+        message = f"{error.strerror}; give a file, or one of {known}"
         raise ConfigError([Problem("", message)]) from error
 
 
@@ -75,6 +75,9 @@ def parse(text: str | bytes) -> Scenario:
     document = read(text)
     if document.problems:
         raise ConfigError(document.problems)
+    if document.value is None:
+        fields = ", ".join(field.encode_name for field in msgspec.structs.fields(Scenario))
+        raise ConfigError([Problem("", f"the document is empty: write {fields}")])
     try:
         scenario = msgspec.convert(document.value, Scenario)
     except msgspec.ValidationError as error:

@@ -15,7 +15,7 @@ import structlog
 
 from extender.admission.review import Reviewer
 from extender.cluster.client import ApiClient, connect
-from extender.cluster.errors import ClusterError
+from extender.cluster.errors import ClusterError, KubeconfigError
 from extender.cluster.lease import SchedulerLease
 from extender.cluster.objects import (
     LimitRangeObject,
@@ -83,7 +83,8 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
         try:
             client = await stack.enter_async_context(connect(settings.kubeconfig))
         except ClusterError as error:
-            raise StartError(f"no way to the cluster: {error}", UNREACHABLE) from None
+            code = BAD_INPUT if isinstance(error, KubeconfigError) else UNREACHABLE
+            raise StartError(f"no way to the cluster: {error}", code) from None
         source = _source(settings, client, metrics)
         current = await source.first()
         server = Server(settings, metrics, current.policy)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,14 +69,46 @@ def test_it_is_data_too(output: str, parse: Callable[[str], object], name: str |
     assert parse(result.stdout) == wanted
 
 
-def test_an_unknown_product_is_one_line_and_exit_code_2() -> None:
-    result = catalogue("H900")
+@pytest.mark.parametrize("name", ["H900", "", " "])
+def test_an_unknown_product_is_one_line_and_exit_code_2(name: str) -> None:
+    result = catalogue(name)
 
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr == (
-        "migfit catalogue: no product 'H900' in the catalogue; `migfit catalogue` lists them\n"
+        f"migfit catalogue: no product '{name}' in the catalogue; `migfit catalogue` lists them\n"
     )
+
+
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "extender.cli", "catalogue"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "migfit: cannot write: No space left on device; make room, or write elsewhere\n"
+    )
+
+
+def test_a_pipe_that_closes_early_ends_it_quietly() -> None:
+    source, sink = os.pipe()
+    os.close(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "extender.cli", "catalogue"],
+        stdout=sink,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(sink)
+
+    assert done.stderr == ""
 
 
 def test_as_a_program_it_prints_no_colour_into_a_pipe() -> None:

@@ -179,10 +179,16 @@ def test_a_pod_that_is_left_is_told_what_to_do(nodes: Path) -> None:
         ("hello", "stdin is no list of Kubernetes objects"),
         ("a: b", "stdin is no list of Kubernetes objects"),
         ('{"kind": "List", "items": [3]}', "stdin is no list of Kubernetes objects"),
-        ("a: [", "stdin is neither JSON nor YAML: while parsing"),
+        (
+            "a: [",
+            "stdin is neither JSON nor YAML: line 2: did not find expected node content; give",
+        ),
         ("[" * 100_000, "nests deeper than 200 levels"),
         ("a: &a [*a]", "Circular reference"),
-        ('{"kind": "Pod"', "stdin is neither JSON nor YAML: while parsing"),
+        (
+            '{"kind": "Pod"',
+            "stdin is neither JSON nor YAML: line 2: did not find expected ',' or '}'",
+        ),
         ('{"a": ' * 100_000, "nests deeper than 200 levels"),
         ('{"a": [[[5]]]}', "stdin is no list of Kubernetes objects"),
         ("kind: Service", "holds no pod: give a Pod, or one of Deployment,"),
@@ -212,6 +218,8 @@ def test_a_bad_manifest_gets_one_line(nodes: Path, manifest: str, why: str) -> N
         (None, "cannot be read: No such file or directory; give a readable file, or - for stdin"),
         (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
         (b"kind: Pod", "holds no Node: give the output of `kubectl get nodes,pods,"),
+        (b"a: [", "line 2: did not find expected node content; give the output of `kubectl get"),
+        (b"", "is no list of Kubernetes objects: give the output of `kubectl get nodes,pods,"),
         (b"kind: Node\nmetadata: {name: 5}", "give what kubectl printed, unchanged"),
     ],
 )
@@ -294,7 +302,8 @@ def test_a_cluster_out_of_reach_is_exit_code_3(tmp_path: Path) -> None:
 
     assert result.exit_code == 3
     [line] = result.stderr.splitlines()
-    assert line.endswith("; or give a file with --cluster")
+    assert line.startswith("migfit explain: cannot ask the cluster: GET /api/v1/")
+    assert line.endswith("; mend that, or give a file with --cluster")
 
 
 def test_a_kubeconfig_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:

@@ -229,11 +229,11 @@ def start(tmp_path: Path) -> Start:
     return Start(tmp_path)
 
 
-def test_without_a_way_to_the_cluster_the_process_exits_3(start: Start) -> None:
+def test_without_a_way_to_the_cluster_the_process_exits_2(start: Start) -> None:
     start.flags["--kubeconfig"] = "/nowhere/kubeconfig"
 
     assert start.fails() == (
-        3,
+        2,
         ["migfit serve: no way to the cluster: kubeconfig /nowhere/kubeconfig: no such file"],
     )
 

@@ -106,12 +106,26 @@ async def test_the_extender_keeps_one_node_free() -> None:
     assert {pod["node"] for pod in data["after"][0]["pods"]} == {"node-a"}
 
 
-async def test_a_scenario_with_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: x\nnodes: []\npods: []\n", "nodes: Expected array of length >= 1 (line 2)"),
+        ("kind: Pod\n", "Object contains unknown field kind (line 1)"),
+        (
+            "nodes: [\n",
+            "this is not YAML: while parsing a flow node; did not find expected node content (line 2)",
+        ),
+        ("", "the document is empty: write name, nodes, pods, title, layouts, price, config"),
+    ],
+)
+async def test_a_scenario_with_a_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path, text: str, said: str
+) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("name: x\nnodes: []\npods: []\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     code, out, err = await demo("--scenario", str(path))
     assert (code, out) == (2, "")
-    assert err == "migfit demo: nodes: Expected array of length >= 1 (line 2)\n"
+    assert err == f"migfit demo: {path}: {said}\n"
 
 
 def test_a_server_that_does_not_start_is_one_line_and_exit_code_1(

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from extender.server.serve import serve
-from extender.server.settings import BAD_INPUT, UNREACHABLE, Settings, StartError
+from extender.server.settings import BAD_INPUT, Settings, StartError
 from tests.server.conftest import Start
 from tests.server.serving import (
     CONFIG,
@@ -60,7 +60,7 @@ async def refusal(settings: Settings, code: int) -> str:
 async def test_without_a_kubeconfig_there_is_no_way_to_the_cluster(settings: Settings) -> None:
     missing = replace(settings, kubeconfig=Path("/nowhere/kubeconfig"))
 
-    assert "/nowhere/kubeconfig: no such file" in await refusal(missing, UNREACHABLE)
+    assert "/nowhere/kubeconfig: no such file" in await refusal(missing, BAD_INPUT)
 
 
 @pytest.mark.parametrize("text", ["", "{", "- a", "clusters: 7", "\0"])
@@ -68,7 +68,7 @@ async def test_a_kubeconfig_that_is_none_is_named(settings: Settings, text: str)
     assert settings.kubeconfig is not None
     settings.kubeconfig.write_text(text)
 
-    assert str(settings.kubeconfig) in await refusal(settings, UNREACHABLE)
+    assert str(settings.kubeconfig) in await refusal(settings, BAD_INPUT)
 
 
 async def test_without_a_configuration_it_says_how_to_give_one(settings: Settings) -> None:
