@@ -27,6 +27,8 @@ MIN_BANDWIDTH_ANNOTATION = "migfit.io/min-bandwidth"
 PROFILE_ANNOTATION = "migfit.io/profile"
 CONTAINER_PREFIX = "gpu-memory.migfit.io/"
 
+_MODELS_TOLD = 3
+
 
 def container_annotation(container: str) -> str:
     """The annotation with the footprint of one container."""
@@ -84,7 +86,8 @@ def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclare
         if key.startswith(CONTAINER_PREFIX):
             named = key.removeprefix(CONTAINER_PREFIX)
             if named not in [c.name for c in subject.containers]:
-                message = f"{key}: the pod has no such container; write one of its names"
+                instead = container_annotation(subject.gpu[0].name)
+                message = f"{key}: the pod has no such container; write {instead:.100}"
                 raise _AnnotationError(message)
     rule = subject.rule
     profile = _annotated(subject, PROFILE_ANNOTATION, _profile)
@@ -128,8 +131,7 @@ def _size(
     if (named := subject.annotations.get(MODEL_ANNOTATION)) is not None:
         model = next((m for m in policy.models if m.name == named), None)
         if model is None:
-            message = f"{MODEL_ANNOTATION}: no model {named!r:.60}"
-            raise _AnnotationError(message, Reason.UNKNOWN_MODEL)
+            raise _AnnotationError(_no_model(named, policy), Reason.UNKNOWN_MODEL)
         return model.footprint_bytes, f"model:{model.name}", model
     rule = subject.rule
     if rule is not None and rule.footprint_bytes is not None:
@@ -140,6 +142,19 @@ def _size(
     if policy.when_unknown_bytes is not None:
         return policy.when_unknown_bytes, "whenUnknown", None
     return None, None, None
+
+
+def _no_model(named: str, policy: Policy) -> str:
+    """That a model is not listed, and some that are: those first that begin like it."""
+    said = f"{MODEL_ANNOTATION}: no model {named!r:.60}"
+    names = sorted(
+        (model.name for model in policy.models),
+        key=lambda name: name[:4].casefold() != named[:4].casefold(),
+    )
+    if not names:
+        return f"{said}, nor any other; write {FOOTPRINT_ANNOTATION}: 9.6G or the like instead"
+    more = " …" if len(names) > _MODELS_TOLD else ""
+    return f"{said}; write {', '.join(names[:_MODELS_TOLD])}{more}"
 
 
 # A deployment's replicas, and most deployments of one model, say the same.
