@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from extender.core.catalogue import product_of
+from extender.core.catalogue import PRODUCTS, Product, Profile, product_of
 from extender.core.node import (
     POOL_LABELS,
     Node,
@@ -138,6 +138,31 @@ def test_a_label_more_than_15_percent_off_a_confirmed_value_is_not_believed(
 def test_a_value_the_catalogue_cannot_confirm_doubts_no_label_and_stands_in_for_none() -> None:
     assert usable("1000", B200, "3g.90gb") == 1000
     assert usable(None, B200, "3g.90gb") is None
+
+
+@pytest.mark.parametrize(
+    ("product", "profile"),
+    [
+        pytest.param(product, profile, id=f"{name}-{profile.name}")
+        for name, product in PRODUCTS.items()
+        for profile in product.profiles
+    ],
+)
+def test_only_confirmed_rows_stand_in_for_a_label_and_doubt_one(
+    product: Product, profile: Profile
+) -> None:
+    def memory(label: int | None) -> int | None:
+        labels = {} if label is None else {memory_label(profile.resource): str(label)}
+        return usable_mib(profile.resource, labels, product, {})
+
+    if profile.memory_mib is None:
+        assert memory(None) is None
+        assert [memory(1), memory(10**6)] == [1, 10**6]
+        return
+    reported = [profile.memory_mib, *profile.memory_mib_elsewhere]
+    assert memory(None) == min(reported)
+    assert [memory(mib) for mib in reported] == reported
+    assert [memory(1), memory(10**6)] == [None, None]
 
 
 def test_a_label_is_believed_on_a_product_nobody_knows() -> None:
