@@ -44,7 +44,7 @@ def read(path: Path | str) -> str:
     """The text of a file, or of stdin for `-`; ends the command if it cannot be read."""
     try:
         if str(path) == "-":
-            return sys.stdin.read()
+            return sys.stdin.buffer.read().decode()  # strictly, whatever the locale
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

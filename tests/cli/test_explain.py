@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,24 @@ def test_a_pod_that_is_left_is_told_what_to_do(nodes: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout.startswith("Pod speech/asr: left, NoFootprint\n")
     assert "What to do: Annotate `migfit.io/gpu-memory: 9.6G`" in result.stdout
+
+
+def test_bytes_on_stdin_that_are_no_text_get_one_line(nodes: Path) -> None:
+    program = [sys.executable, "-m", "extender.cli", "explain", "-f", "-", "--cluster", nodes]
+
+    done = subprocess.run(
+        program,
+        input=b"\xff\xfe",
+        capture_output=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    [line] = done.stderr.decode().splitlines()
+    assert line.endswith(
+        "explain: stdin cannot be read: it is not UTF-8 text; give a readable file, or - for stdin"
+    )
 
 
 @pytest.mark.parametrize(
