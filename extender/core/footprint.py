@@ -17,7 +17,7 @@ from extender.core.quantity import (
     need_mib,
 )
 from extender.core.reason import Reason
-from extender.core.subject import Subject, image_matches
+from extender.core.subject import MODE_LABEL, MODE_WISHES, Subject, image_matches
 
 FOOTPRINT_ANNOTATION = "migfit.io/gpu-memory"
 MODEL_ANNOTATION = "migfit.io/model"
@@ -66,7 +66,7 @@ class Undeclared:
 
 
 class _AnnotationError(ValueError):
-    """An annotation of ours that cannot be used; the message names the key and a good value."""
+    """An annotation or label of ours that cannot be used; the message names the key and a good value."""
 
     def __init__(self, message: str, reason: Reason = Reason.BAD_ANNOTATION) -> None:
         super().__init__(message)
@@ -82,6 +82,10 @@ def footprints(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Unde
 
 
 def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
+    for of, labels in (("", subject.labels), (" of the namespace", subject.home.labels)):
+        if (wish := labels.get(MODE_LABEL, "")) not in MODE_WISHES:
+            message = f"label {MODE_LABEL}{of}: {wish!r:.60} is no mode; write ignore or dry-run"
+            raise _AnnotationError(message)
     for key in subject.annotations:
         if key.startswith(CONTAINER_PREFIX):
             named = key.removeprefix(CONTAINER_PREFIX)

@@ -191,7 +191,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Annotate `migfit.io/gpu-memory: 9.6G`, or let the admin add a rule or model.",
     ),
     Reason.BAD_ANNOTATION: Explanation(
-        "An annotation of ours does not parse.", "Write it as the warning says."
+        "An annotation of ours, or the label `migfit.io/mode`, does not parse.",
+        "Write it as the warning says.",
     ),
     Reason.UNKNOWN_MODEL: Explanation(
         "`migfit.io/model` names a model that is not in the admin's list.",

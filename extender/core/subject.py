@@ -10,6 +10,8 @@ from extender.core.policy import Globs, Match, Mode, Policy, Rule
 from extender.core.quota import Namespace, Scope, scope_of
 
 MODE_LABEL = "migfit.io/mode"
+MODE_WISHES = frozenset({"", "ignore", "dry-run", "enforce"})
+"""What the label may say; empty is as if it were not there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

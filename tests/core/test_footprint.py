@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from extender.core.decision import Decision
 from extender.core.policy import Globs, Match, Model, Policy, Rule
 from extender.core.reason import Reason
-from tests.build import JSON, annotated, changed, chosen, container, decided, node, pod
+from tests.build import JSON, annotated, changed, chosen, container, decided, namespace, node, pod
 
 GB = 10**9
 ASR = Model(name="asr", footprint_bytes=4 * GB, min_compute=2, images=Globs(("*/asr/*",)))
@@ -328,6 +328,25 @@ def test_of_whatever_does_not_parse_the_key_and_a_value_that_does_are_told(
     if decision.reason is Reason.BAD_ANNOTATION:
         assert decision.message.startswith(f"{key}: ")
         assert decided(said(pod(), key, value_shown(decision))).reason is not Reason.BAD_ANNOTATION
+
+
+@pytest.mark.parametrize("value", ["Ignore", "off", "dryrun", "no"])
+def test_a_mode_nobody_knows_leaves_the_pod_on_pod_and_namespace_alike(value: str) -> None:
+    on_pod = decided(changed(pod(), "metadata", "labels", "migfit.io/mode", to=value))
+    assert on_pod.reason is Reason.BAD_ANNOTATION
+    assert on_pod.message == (
+        f"label migfit.io/mode: '{value}' is no mode; write ignore or dry-run"
+    )
+    on_namespace = decided(pod(), namespaces=[namespace(mode=value)])
+    assert on_namespace.reason is Reason.BAD_ANNOTATION
+    assert on_namespace.message.startswith("label migfit.io/mode of the namespace: ")
+
+
+@pytest.mark.parametrize("value", ["", "enforce"])
+def test_a_mode_that_asks_for_nothing_changes_nothing(value: str) -> None:
+    assert decided(changed(pod(), "metadata", "labels", "migfit.io/mode", to=value)).reason is (
+        Reason.FITS
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), GOOD.items())
