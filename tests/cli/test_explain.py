@@ -174,7 +174,7 @@ def test_a_pod_that_is_left_is_told_what_to_do(nodes: Path) -> None:
 
 
 def test_bytes_on_stdin_that_are_no_text_get_one_line(nodes: Path) -> None:
-    program = [sys.executable, "-m", "extender.cli", "explain", "-f", "-", "--cluster", nodes]
+    program = [sys.executable, "-m", "extender.cli", "explain", "-f-", f"--cluster={nodes}"]
 
     done = subprocess.run(
         program,

@@ -329,7 +329,7 @@ def test_the_admins_rule_beats_the_admins_mode_up_and_down(policy: Mode, rule: M
         (Mode.ENFORCE, "dry-run", "enforce", "DryRun"),
         (Mode.ENFORCE, "enforce", "ignore", "Ignored"),
         (Mode.ENFORCE, "ignore", "dry-run", "Ignored"),
-        (Mode.ENFORCE, "Dry-Run", "IGNORE", "Enforce"),
+        (Mode.ENFORCE, "Dry-Run", "IGNORE", "BadAnnotation"),
         (Mode.DRY_RUN, "enforce", "enforce", "DryRun"),
         (Mode.DRY_RUN, "ignore", "", "Ignored"),
         (Mode.DISABLED, "enforce", "enforce", "Disabled"),
