@@ -174,6 +174,16 @@ def test_too_large_is_told_with_the_need_and_the_largest_slice() -> None:
     assert set(verdicts(decision).values()) == {Verdict.TOO_SMALL}
 
 
+def test_the_largest_slice_told_is_one_that_could_be_taken() -> None:
+    shared = node(slices={"1g.10gb": 2, "2g.20gb": 3}, labels={f"{MIDDLE}.replicas": "2"})
+    decision = decided(pod(), shared)
+    assert (decision.reason, verdicts(decision)) == (
+        Reason.TOO_LARGE,
+        {"1g.10gb": Verdict.TOO_SMALL, "2g.20gb": Verdict.SHARED},
+    )
+    assert decision.message == "need 10987Mi; the largest slice in reach has 9728Mi"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "verdict"),
     [
