@@ -146,6 +146,26 @@ def test_a_quota_counts_only_pods_in_its_scope(cluster: ControlPlane, migfit: Mi
     assert "exceeded quota: team" in inside("inside-2")
 
 
+def test_no_cpu_and_a_cpu_of_zero_are_best_effort_to_quotas(cluster: ControlPlane) -> None:
+    namespace = namespace_with(cluster, {f"requests.{GPU}": "1"}, scopes=["NotBestEffort"])
+
+    def made(name: str, cpu: str, annotations: Mapping[str, str]) -> str:
+        resources = {GPU: 1, "cpu": cpu}
+        pod = gpu_pod(name, namespace, resources=resources, annotations=annotations)
+        try:
+            body = cluster.client.create(pod).body
+        except ApiError as error:
+            return str(error.body["message"])
+        return next(
+            name for name in body["spec"]["containers"][0]["resources"]["limits"] if "/" in name
+        )
+
+    assert [made("idle-1", "0", LIGHT), made("idle-2", "0", LIGHT)] == [SLICE_2G] * 2
+    assert [made("idle-3", "0", HEAVY), made("idle-4", "0", HEAVY)] == [GPU] * 2  # its own word
+    assert made("busy-1", "1", LIGHT) == SLICE_2G
+    assert "exceeded quota: team" in made("busy-2", "1", LIGHT)
+
+
 def test_with_quota_ignore_slices_are_free_of_the_gpu_quota(
     cluster: ControlPlane, migfit: Migfit
 ) -> None:
