@@ -150,15 +150,13 @@ def test_no_cpu_and_a_cpu_of_zero_are_best_effort_to_quotas(cluster: ControlPlan
     namespace = namespace_with(cluster, {f"requests.{GPU}": "1"}, scopes=["NotBestEffort"])
 
     def made(name: str, cpu: str, annotations: Mapping[str, str]) -> str:
-        resources = {GPU: 1, "cpu": cpu}
-        pod = gpu_pod(name, namespace, resources=resources, annotations=annotations)
+        pod = gpu_pod(name, namespace, resources={GPU: 1, "cpu": cpu}, annotations=annotations)
         try:
             body = cluster.client.create(pod).body
         except ApiError as error:
             return str(error.body["message"])
-        return next(
-            name for name in body["spec"]["containers"][0]["resources"]["limits"] if "/" in name
-        )
+        limits = body["spec"]["containers"][0]["resources"]["limits"]
+        return str(*limits.keys() - {"cpu"})
 
     assert [made("idle-1", "0", LIGHT), made("idle-2", "0", LIGHT)] == [SLICE_2G] * 2
     assert [made("idle-3", "0", HEAVY), made("idle-4", "0", HEAVY)] == [GPU] * 2  # its own word
