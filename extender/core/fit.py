@@ -153,7 +153,7 @@ class _Fit:
 
     def _none_fits(self, want: Want, offered: Sequence[OfferSummary]) -> NotChosen:
         listed = tuple(self.candidates[offer.resource] for offer in offered)
-        need = "the pod" if want.need_mib is None else f"need {format_mib(want.need_mib)}"
+        need = "" if want.need_mib is None else f"need {format_mib(want.need_mib)}; "
         if want.profile is not None:
             named = next((c for c in listed if c.verdict is not Verdict.NOT_ASKED_FOR), None)
             if named is None:
@@ -161,7 +161,7 @@ class _Fit:
                 return NotChosen(Reason.NO_REACHABLE_MIG, message, listed)
             if named.verdict is Verdict.TOO_SMALL:
                 usable = format_mib(named.usable_mib or 0)
-                message = f"{need}; profile {want.profile} has {usable} usable"
+                message = f"{need}profile {want.profile} has {usable} usable"
                 return NotChosen(Reason.PROFILE_TOO_SMALL, message, listed)
         if any(c.verdict is Verdict.LIMIT_RANGE for c in listed):
             message = "a LimitRange of the namespace forbids every slice that would fit"
@@ -172,9 +172,9 @@ class _Fit:
             return NotChosen(Reason.NO_REACHABLE_MIG, message, listed)
         largest = max(c.usable_mib or 0 for c in listed if c.verdict not in unusable)
         if largest < (want.need_mib or 0):
-            message = f"{need}; the largest slice in reach has {format_mib(largest)}"
+            message = f"{need}the largest slice in reach has {format_mib(largest)}"
         else:
-            message = f"{need}; no slice in reach has the memory, compute and bandwidth together"
+            message = f"{need}no slice in reach has the memory, compute and bandwidth together"
         return NotChosen(Reason.TOO_LARGE, message, listed)
 
     # --- step 6: what is free --------------------------------------------------------------------

@@ -198,6 +198,12 @@ def test_too_large_may_be_a_matter_of_compute_or_bandwidth(
     assert (decision.reason, set(verdicts(decision).values())) == (Reason.TOO_LARGE, {verdict})
 
 
+def test_without_a_need_none_is_told() -> None:
+    decision = decided(annotated(pod(footprint=None), profile="1g.10gb", min_compute="2"))
+    assert decision.reason is Reason.TOO_LARGE
+    assert decision.message == "no slice in reach has the memory, compute and bandwidth together"
+
+
 def test_bandwidth_nobody_knows_satisfies_no_demand() -> None:
     unknown = node(product="NVIDIA-Z999", labels={MEMORY: "19968"}, slices={"2g.20gb": 1})
     assert decided(pod(), unknown).reason is Reason.FITS
