@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonpatch
@@ -136,6 +137,13 @@ def test_a_pod_that_is_left_gets_the_decision_and_nothing_else() -> None:
 )
 def test_pods_that_are_none_of_our_business_get_no_patch(reason: Reason) -> None:
     assert patch_for(left(reason), pod(), inject=Inject(), annotation=TOLD) == []
+
+
+def test_a_pod_that_is_denied_gets_no_patch() -> None:
+    denied = left(Reason.QUOTA, claims={})
+    assert patch_for(denied, pod(), inject=Inject(), annotation=TOLD) != []
+    denied = replace(denied, action=Action.DENIED)
+    assert patch_for(denied, pod(), inject=Inject(), annotation=TOLD) == []
 
 
 def test_a_pod_that_says_it_already_is_not_told_again() -> None:
