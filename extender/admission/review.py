@@ -14,16 +14,26 @@ import structlog
 
 from extender.core.decide import decide
 from extender.core.decision import Decision
-from extender.core.pod import annotation_of, display_name, mapping, metadata, text
+from extender.core.pod import Pod, annotation_of, display_name, mapping, metadata, text
 from extender.core.policy import Inject, Policy
 from extender.core.reason import Action, Reason
 from extender.core.render import annotation, audit_annotations, audit_fields, differs, warning
-from extender.core.rewrite import DECISION_ANNOTATION, Patch, apply, patch_for
+from extender.core.restore import restore, was_rewritten
+from extender.core.rewrite import (
+    DECISION_ANNOTATION,
+    REWRITTEN_LABEL,
+    Patch,
+    apply,
+    patch_for,
+)
 from extender.core.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
 
 API_VERSION = "admission.k8s.io/v1"
+MOST_VALUES = 700_000
+"""In a body. The fullest pod that the API server takes, twice over in an update, holds fewer; and JSON
+that is all brackets takes thirty times its size when it is read."""
 
 
 class BadReview(ValueError):  # noqa: N818  it is an answer, not a failure
@@ -80,28 +90,28 @@ class Reviewer:
         uid = request["uid"]
         pod = mapping(request.get("object"))
         snapshot, policy = self.snapshot(), self.policy()
-        scheduler_lost = policy.inject.scheduler_name and not snapshot.scheduler_alive
-        inject = replace(policy.inject, scheduler_name="") if scheduler_lost else policy.inject
         namespace = text(request.get("namespace"))
+        dry_run = request.get("dryRun") is True
         patch: Patch
         try:
-            decision = decide(pod, snapshot, policy, namespace=namespace, request_id=uid)
-            rendered = annotation(decision)
-            told = not differs(decision, annotation_of(pod, DECISION_ANNOTATION))
-            patch = patch_for(
-                decision,
-                pod,
-                inject=inject,
-                annotation=None if told else rendered,
-                prefer=_preferred(decision, inject, snapshot),
-            )
+            if request["operation"] == "UPDATE":
+                before = mapping(request.get("oldObject"))
+                decision, patch = restore(pod, before, policy, namespace=namespace, request_id=uid)
+                rendered, promised = annotation(decision), False
+            else:
+                decision = decide(pod, snapshot, policy, namespace=namespace, request_id=uid)
+                rendered = annotation(decision)
+                # A pod told before comes again, and is reserved for already.
+                promised = differs(decision, annotation_of(pod, DECISION_ANNOTATION))
+                patch = _patch(
+                    decision, pod, snapshot, policy.inject, rendered if promised else None
+                )
             apply(patch, pod)
         except Exception as error:  # whatever a pod brings up, the pod is let through
             log.exception("decision failed", id=uid, namespace=namespace, pod=display_name(pod))
             decision, patch = _failed(error, pod, namespace, uid, policy), []
-            rendered, told = annotation(decision), False
-        dry_run = request.get("dryRun") is True
-        if not dry_run and not told:  # a pod told before comes again, and is reserved for already
+            rendered, promised = annotation(decision), False
+        if promised and not dry_run:
             self.reserve(decision)
         return Reviewed(
             answer=_answer(uid, decision, patch, rendered),
@@ -115,10 +125,7 @@ class Reviewer:
 
 def _request(body: bytes) -> Mapping[str, Any]:
     """The request of an AdmissionReview, checked as far as an answer depends on it."""
-    try:
-        review = orjson.loads(body)  # refuses more than 1,024 levels of nesting
-    except orjson.JSONDecodeError as error:
-        raise BadReview(f"body is not JSON: {error}") from None
+    review = _json(body)
     if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
         raise BadReview("body is not an AdmissionReview; this is a mutating admission webhook")
     if review.get("apiVersion") != API_VERSION:
@@ -131,11 +138,38 @@ def _request(body: bytes) -> Mapping[str, Any]:
     kind = mapping(request.get("kind"))
     if (kind.get("group", ""), kind.get("kind")) != ("", "Pod") or request.get("subResource"):
         raise BadReview("request is not about a Pod; only Pods are served")
-    if request.get("operation") != "CREATE":
-        raise BadReview("request is no CREATE; only CREATE is served")
+    operation = request.get("operation")
+    if operation not in ("CREATE", "UPDATE"):
+        raise BadReview("request is neither CREATE nor UPDATE; nothing else is served")
     if not isinstance(request.get("object"), dict):
         raise BadReview("request carries no object")
+    if operation == "UPDATE" and not was_rewritten(mapping(request.get("oldObject"))):
+        raise BadReview(f"oldObject is no pod with {REWRITTEN_LABEL}; no other UPDATE is served")
     return request
+
+
+def _json(body: bytes) -> Any:
+    if len(body) > MOST_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise BadReview(f"body holds more than {MOST_VALUES} values; no review of a pod does")
+    try:
+        return orjson.loads(body)  # refuses more than 1,024 levels of nesting
+    except orjson.JSONDecodeError as error:
+        raise BadReview(f"body is not JSON: {error}") from None
+
+
+def _patch(
+    decision: Decision, pod: Pod, snapshot: Snapshot, inject: Inject, told: str | None
+) -> Patch:
+    """The patch of a new pod; `told` is the annotation it gets."""
+    if inject.scheduler_name and not snapshot.scheduler_alive:
+        inject = replace(inject, scheduler_name="")
+    return patch_for(
+        decision,
+        pod,
+        inject=inject,
+        annotation=told,
+        prefer=_preferred(decision, inject, snapshot),
+    )
 
 
 def _preferred(decision: Decision, inject: Inject, snapshot: Snapshot) -> list[str]:

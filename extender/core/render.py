@@ -105,6 +105,11 @@ def rewritten_containers(existing: str) -> dict[str, str]:
     }
 
 
+def _kept(decision: Decision) -> bool:
+    """Whether a pod was left with the slice that it has."""
+    return any(change.to is not None for change in decision.changes)
+
+
 def warning(decision: Decision) -> str | None:
     """One line for `kubectl`, for what its reader would want to know; None for the rest."""
     if decision.action is Action.REWRITTEN:
@@ -112,7 +117,7 @@ def warning(decision: Decision) -> str | None:
             f"migfit: {decision.reason}: {decision.message}; "
             "to keep a whole GPU: label migfit.io/mode=ignore"
         )
-    elif decision.action is Action.DENIED or decision.would_be is not None:
+    elif decision.action is Action.DENIED or decision.would_be is not None or _kept(decision):
         line = f"migfit: {decision.reason}: {decision.message}"
     elif decision.reason in WARNED:
         line = f"migfit: {decision.reason}, left as is: {decision.message}"

@@ -55,7 +55,7 @@ def patch_for(
         annotation: the decision as annotation text; None if the pod says so already.
         prefer: nodes that a rewritten pod shall prefer, best first; at most ten.
     """
-    edit = _Edit(pod)
+    edit = Edit(pod)
     if decision.stray:
         for pointer in decision.stray:
             _remove_resource(edit, pointer, decision.changes[0].resource)
@@ -67,20 +67,20 @@ def patch_for(
     marks: dict[str, str] = {}
     if rewritten:
         for change in decision.changes:
-            _swap(edit, change)
+            swap(edit, change)
         if decision.need_mib is not None:
             marks[NEED_ANNOTATION] = format_mib(decision.need_mib)
         edit.members("metadata", "labels", {REWRITTEN_LABEL: "true"})
-        _inject(edit, inject)
+        inject_into(edit, inject)
         _guard(edit, decision.guards)
         _prefer(edit, prefer)
     if annotation is not None:
         marks[DECISION_ANNOTATION] = annotation
-    edit.members("metadata", "annotations", _with_room(pod, marks))
+    edit.members("metadata", "annotations", with_room(pod, marks))
     return edit.patch
 
 
-class _Edit:
+class Edit:
     """A patch in the making."""
 
     def __init__(self, pod: Pod) -> None:
@@ -128,7 +128,7 @@ def _at(pod: Any, pointer: str) -> Any:
     return pod
 
 
-def _swap(edit: _Edit, change: Change) -> None:
+def swap(edit: Edit, change: Change) -> None:
     """The old resource out of limits and requests, the new one into both."""
     resources = mapping(_at(edit.pod, change.pointer).get("resources"))
     for part in ("limits", "requests"):
@@ -141,14 +141,15 @@ def _swap(edit: _Edit, change: Change) -> None:
         edit.add(f"{base}/{escape(str(change.to))}", "1")
 
 
-def _remove_resource(edit: _Edit, pointer: str, resource: str) -> None:
+def _remove_resource(edit: Edit, pointer: str, resource: str) -> None:
     resources = mapping(_at(edit.pod, pointer).get("resources"))
     for part in ("limits", "requests"):
         if resource in mapping(resources.get(part)):
             edit.remove(f"{pointer}/resources/{part}/{escape(resource)}")
 
 
-def _inject(edit: _Edit, inject: Inject) -> None:
+def inject_into(edit: Edit, inject: Inject) -> None:
+    """What the configuration gives to rewritten pods besides, as far as the pod has it not yet."""
     spec = podlib.spec(edit.pod)
     if inject.scheduler_name and spec.get("schedulerName") in (None, "", "default-scheduler"):
         edit.add("/spec/schedulerName", inject.scheduler_name)
@@ -166,30 +167,30 @@ def added_selector(spec: Mapping[str, Any], inject: Inject) -> list[tuple[str, s
     return [(key, value) for key, value in inject.node_selector if key not in present]
 
 
-_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-_PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
-def _guard(edit: _Edit, guards: tuple[tuple[str, int], ...]) -> None:
+def _guard(edit: Edit, guards: tuple[tuple[str, int], ...]) -> None:
     """`label Gt MiB` in every non-empty term of the required node affinity, or in one new term."""
     if not guards:
         return
     demands = [{"key": k, "operator": "Gt", "values": [str(mib)]} for k, mib in guards]
     base, affinity = edit.inside("spec", "affinity", "nodeAffinity")
-    required = affinity.get(_REQUIRED)
+    required = affinity.get(REQUIRED)
     if not isinstance(required, dict):
-        edit.add(f"{base}/{_REQUIRED}", {"nodeSelectorTerms": [{"matchExpressions": demands}]})
+        edit.add(f"{base}/{REQUIRED}", {"nodeSelectorTerms": [{"matchExpressions": demands}]})
         return
     for position, term in enumerate(required["nodeSelectorTerms"]):
         expressions = mapping(term).get("matchExpressions")
         if expressions or mapping(term).get(
             "matchFields"
         ):  # empty terms match nothing, and stay so
-            where = f"{base}/{_REQUIRED}/nodeSelectorTerms/{position}/matchExpressions"
+            where = f"{base}/{REQUIRED}/nodeSelectorTerms/{position}/matchExpressions"
             edit.append(where, expressions, demands)
 
 
-def _prefer(edit: _Edit, names: Sequence[str]) -> None:
+def _prefer(edit: Edit, names: Sequence[str]) -> None:
     """Soft node affinity, the stronger the better the node."""
     if not names:
         return
@@ -203,10 +204,10 @@ def _prefer(edit: _Edit, names: Sequence[str]) -> None:
         }
         for rank, name in enumerate(names[:10])
     ]
-    edit.append(f"{base}/{_PREFERRED}", affinity.get(_PREFERRED), terms)
+    edit.append(f"{base}/{PREFERRED}", affinity.get(PREFERRED), terms)
 
 
-def _with_room(pod: Pod, marks: Mapping[str, str]) -> dict[str, str]:
+def with_room(pod: Pod, marks: Mapping[str, str]) -> dict[str, str]:
     """Those of the marks that leave annotations within their limit, the first ones first."""
     present = podlib.annotations(pod)
     characters = sum(map(len, (*present, *present.values(), *marks, *marks.values())))

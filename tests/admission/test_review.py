@@ -307,6 +307,7 @@ def test_bytes_that_are_no_review_are_refused(body: bytes) -> None:
         (b"\xff", "not JSON"),
         (b"[" * 10_000 + b"]" * 10_000, "not JSON"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "not JSON"),
+        (b'{"a":[' + b"{}," * 400_000 + b"0]}", "more than 700000 values"),
         (b"[]", "not an AdmissionReview"),
         (b"{}", "not an AdmissionReview"),
         (orjson.dumps({**request(pod()), "kind": "Pod"}), "not an AdmissionReview"),
@@ -317,7 +318,10 @@ def test_bytes_that_are_no_review_are_refused(body: bytes) -> None:
         (orjson.dumps({**request(pod()), "request": None}), "no request"),
         (review(pod(), uid=""), "no uid"),
         (review(pod(), uid=7), "no uid"),
-        (review(pod(), operation="UPDATE"), "only CREATE"),
+        (review(pod(), operation="DELETE"), "neither CREATE nor UPDATE"),
+        (review(pod(), operation=None), "neither CREATE nor UPDATE"),
+        (review(pod(), operation="UPDATE"), "oldObject is no pod with migfit.io/rewritten"),
+        (review(pod(), operation="UPDATE", oldObject=pod()), "oldObject is no pod with"),
         (review(pod(), subResource="ephemeralcontainers"), "only Pods"),
         (review(pod(), kind={"group": "apps", "version": "v1", "kind": "Deployment"}), "only Pods"),
         (review(pod(), kind={"group": "metrics.k8s.io", "kind": "Pod"}), "only Pods"),
@@ -333,6 +337,14 @@ def test_an_envelope_we_cannot_answer_is_refused_with_why(body: bytes, why: str)
 def test_a_pod_may_nest_deeper_than_any_api_object_does() -> None:
     tree = changed(pod(), "spec", "extra", to=None)
     body = review(tree).replace(b'"extra":null', b'"extra":' + b"[" * 900 + b"]" * 900)
+    assert response(Served().reviewer.review(body))["allowed"] is True
+
+
+def test_the_largest_pod_that_the_api_server_takes_is_taken_with_what_it_was_before() -> None:
+    env = [{"name": f"V{n}", "value": "x"} for n in range(100_000)]  # 3 MiB
+    tree = changed(pod(container(env=env)), "metadata", "labels", "migfit.io/rewritten", to="true")
+    body = review(tree, operation="UPDATE", oldObject=tree)
+    assert 2 * 2.8 < len(body) / (1 << 20) < 8
     assert response(Served().reviewer.review(body))["allowed"] is True
 
 

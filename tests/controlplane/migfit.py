@@ -15,6 +15,7 @@ from tests.controlplane.client import ApiError
 from tests.controlplane.objects import gpu_pod, wait_until
 from tests.controlplane.plane import free_port
 from tests.controlplane.program import Program
+from tests.deploy.manifests import one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -205,12 +206,9 @@ class Migfit:
 
     def webhook(self, **fields: object) -> JSON:
         """The entry of a webhook configuration that leads here; `fields` replace its own."""
-        client: JSON = {"url": f"https://127.0.0.1:{self.ports.webhook}/mutate"}
-        if self._ca is not None:
-            client["caBundle"] = base64.b64encode(self._ca.cert_pem.bytes()).decode()
         return {
             "name": "pods.migfit.io",
-            "clientConfig": client,
+            "clientConfig": self._client_config(),
             "rules": [
                 {
                     "operations": ["CREATE"],
@@ -228,14 +226,31 @@ class Migfit:
             **fields,
         }
 
+    def update_webhook(self, **fields: object) -> JSON:
+        """The entry for updates, as the manifests have it, but that it leads here."""
+        _, entry = one("MutatingWebhookConfiguration")["webhooks"]
+        return {**entry, "clientConfig": self._client_config(), **fields}
+
+    def _client_config(self) -> JSON:
+        client: JSON = {"url": f"https://127.0.0.1:{self.ports.webhook}/mutate"}
+        if self._ca is not None:
+            client["caBundle"] = base64.b64encode(self._ca.cert_pem.bytes()).decode()
+        return client
+
     def register(self, configuration: str = "", **fields: object) -> None:
-        """Register the webhook, as the manifests do, and wait until the API server calls it."""
+        """Register the webhook, as the manifests do, and wait until the API server calls it.
+
+        The entry for updates comes with it, but not into another configuration.
+        """
+        entries = [self.webhook(**fields)]
+        if not configuration:
+            entries.append(self.update_webhook())
         self._plane.client.create(
             {
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "MutatingWebhookConfiguration",
                 "metadata": {"name": configuration or self._name},
-                "webhooks": [self.webhook(**fields)],
+                "webhooks": entries,
             }
         )
         before = self.metric("migfit_dry_run_reviews_total")

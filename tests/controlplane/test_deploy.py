@@ -136,7 +136,10 @@ class Pod:
         bundle = base64.b64encode(self._authority.cert_pem.bytes()).decode()
         url = f"https://127.0.0.1:{self.server.ports.webhook}/mutate"
         here = {"url": url, "caBundle": bundle}
-        change = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": here}]
+        change = [
+            {"op": "replace", "path": f"/webhooks/{entry}/clientConfig", "value": here}
+            for entry in range(len(one("MutatingWebhookConfiguration")["webhooks"]))
+        ]
         self._plane.client.patch("MutatingWebhookConfiguration", "migfit", change)
 
         def called() -> bool:
@@ -183,15 +186,18 @@ def test_applied_again_it_changes_nothing_and_leaves_the_ca_bundle_alone(
 ) -> None:
     # What cert-manager does when the webhook configuration appears.
     bundle = base64.b64encode(plane.ca_file.read_bytes()).decode()
-    change = [{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]
+    change = [
+        {"op": "add", "path": f"/webhooks/{entry}/clientConfig/caBundle", "value": bundle}
+        for entry in (0, 1)
+    ]
     plane.client.patch("MutatingWebhookConfiguration", "migfit", change)
 
     before = install.versions()
     install.apply()
 
     assert install.versions() == before
-    (webhook,) = plane.client.get("MutatingWebhookConfiguration", "migfit")["webhooks"]
-    assert webhook["clientConfig"]["caBundle"] == bundle
+    webhooks = plane.client.get("MutatingWebhookConfiguration", "migfit")["webhooks"]
+    assert [each["clientConfig"]["caBundle"] for each in webhooks] == [bundle] * 2
 
 
 def test_the_pods_of_the_deployment_pass_the_api_servers_own_pod_security(
@@ -289,9 +295,15 @@ def test_pods_are_created_as_ever_when_the_pods_are_gone_and_when_all_is_removed
     install.delete()
     created_whole("nobody-is-asked")
 
-    for kind in ("MutatingWebhookConfiguration", "ClusterRole", "ClusterRoleBinding"):
+    for kind in (
+        "MutatingWebhookConfiguration",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+        "ClusterRole",
+        "ClusterRoleBinding",
+    ):
         names = [item["metadata"]["name"] for item in plane.client.items(kind)]
-        assert "migfit" not in names
+        assert not any(name.startswith("migfit") for name in names)
 
 
 @pytest.mark.parametrize("name", ["default-scheduler", "second-scheduler"])

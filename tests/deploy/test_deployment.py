@@ -149,7 +149,7 @@ def test_no_variable_of_ours_is_set_by_the_name_of_a_service() -> None:
 
 def test_there_is_time_to_leave_without_losing_a_review() -> None:
     told = served_by(container()["args"])
-    (webhook,) = one("MutatingWebhookConfiguration")["webhooks"]
+    webhook, *_ = one("MutatingWebhookConfiguration")["webhooks"]
 
     needed_s = told.lame_duck_s + DRAIN_S + webhook["timeoutSeconds"]
 

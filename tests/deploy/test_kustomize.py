@@ -45,6 +45,8 @@ def test_the_kinds_are_what_an_admin_expects_and_the_namespace_comes_first() -> 
         "RoleBinding",
         "Service",
         "ServiceAccount",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
     ]
 
 
@@ -79,6 +81,8 @@ def test_each_object_is_named_and_labelled_as_ours(item: JSON) -> None:
         "ClusterRole",
         "ClusterRoleBinding",
         "MutatingWebhookConfiguration",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
     )
     if item["kind"] in cluster_wide:
         assert "namespace" not in meta

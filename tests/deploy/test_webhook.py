@@ -4,82 +4,104 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from extender.core.policy import Policy
+from extender.core.rewrite import REWRITTEN_LABEL
 from tests.deploy.manifests import JSON, one
 from tests.deploy.routes import webhook_paths
 
+OPERATIONS = {"pods.migfit.io": "CREATE", "updates.pods.migfit.io": "UPDATE"}
 
-def webhook() -> JSON:
-    (only,) = one("MutatingWebhookConfiguration")["webhooks"]
-    return dict(only)
-
-
-def test_pods_are_created_also_while_nobody_answers_and_soon() -> None:
-    assert webhook()["failurePolicy"] == "Ignore"
-    assert webhook()["timeoutSeconds"] == 3
+both = pytest.mark.parametrize("name", OPERATIONS)
 
 
-def test_a_dry_run_of_the_api_server_is_reviewed_too() -> None:
-    assert webhook()["sideEffects"] == "None"
+def webhook(name: str = "pods.migfit.io") -> JSON:
+    (found,) = [e for e in one("MutatingWebhookConfiguration")["webhooks"] if e["name"] == name]
+    return dict(found)
 
 
-def test_it_is_asked_again_when_others_change_the_pod_after_it() -> None:
-    assert webhook()["reinvocationPolicy"] == "IfNeeded"
+def conditions(name: str) -> dict[str, str]:
+    """Expressions by name."""
+    return {each["name"]: each["expression"] for each in webhook(name)["matchConditions"]}
 
 
-def test_it_is_about_the_creation_of_pods_and_nothing_else() -> None:
-    assert webhook()["name"] == "pods.migfit.io"
-    assert webhook()["matchPolicy"] == "Equivalent"
-    assert webhook()["admissionReviewVersions"] == ["v1"]
-    assert webhook()["rules"] == [
-        {
-            "apiGroups": [""],
-            "apiVersions": ["v1"],
-            "operations": ["CREATE"],
-            "resources": ["pods"],
-            "scope": "Namespaced",
-        }
-    ]
+@both
+def test_pods_are_taken_also_while_nobody_answers_and_soon(name: str) -> None:
+    assert webhook(name)["failurePolicy"] == "Ignore"
+    assert webhook(name)["timeoutSeconds"] == 3
 
 
-def test_what_the_cluster_and_migfit_itself_need_to_start_is_left_out() -> None:
-    assert webhook()["namespaceSelector"]["matchExpressions"] == [
+@both
+def test_a_dry_run_of_the_api_server_is_reviewed_too(name: str) -> None:
+    assert webhook(name)["sideEffects"] == "None"
+
+
+@both
+def test_it_is_asked_again_when_others_change_the_pod_after_it(name: str) -> None:
+    assert webhook(name)["reinvocationPolicy"] == "IfNeeded"
+
+
+def test_they_are_about_pods_one_about_their_creation_and_one_about_updates() -> None:
+    configured = one("MutatingWebhookConfiguration")["webhooks"]
+    assert [each["name"] for each in configured] == list(OPERATIONS)
+    for each in configured:
+        assert each["matchPolicy"] == "Equivalent"
+        assert each["admissionReviewVersions"] == ["v1"]
+        assert each["rules"] == [
+            {
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": [OPERATIONS[each["name"]]],
+                "resources": ["pods"],
+                "scope": "Namespaced",
+            }
+        ]
+
+
+@both
+def test_what_the_cluster_and_migfit_itself_need_to_start_is_left_out(name: str) -> None:
+    assert webhook(name)["namespaceSelector"]["matchExpressions"] == [
         {
             "key": "kubernetes.io/metadata.name",
             "operator": "NotIn",
             "values": ["kube-system", one("Namespace")["metadata"]["name"]],
         }
     ]
-    assert "objectSelector" not in webhook()  # tenants set labels as they like
+    assert "objectSelector" not in webhook(name)  # tenants set labels as they like
 
 
-def test_the_api_server_sorts_out_pods_by_the_configurations_gpu_resource() -> None:
-    (condition,) = webhook()["matchConditions"]
+def test_updates_come_only_of_pods_we_rewrote_whose_gpu_came_back() -> None:
+    found = conditions("updates.pods.migfit.io")
 
-    resources = set(re.findall(r"'([^']+)' in", condition["expression"]))
-
-    assert resources == {Policy().gpu_resource}
-
-
-def test_the_condition_asks_for_every_optional_field_before_it_reads_it() -> None:
-    (condition,) = webhook()["matchConditions"]
-    expression = condition["expression"]
-
-    read = set(re.findall(r"\b(?:object|c)(?:\.[a-zA-Z]+)+", expression))
-    asked = set(re.findall(r"has\(([^)]+)\)", expression))
-
-    optional = read - {"object.spec.containers"}  # the only one a pod must have
-    assert optional == asked
-    assert asked == {
-        "object.spec.initContainers",
-        "c.resources",
-        "c.resources.limits",
-        "c.resources.requests",
-    }
+    assert list(found) == ["is-a-pod-we-rewrote", "had-no-gpu", "asks-for-a-gpu"]
+    assert REWRITTEN_LABEL in found["is-a-pod-we-rewrote"]
+    assert found["had-no-gpu"].startswith("!(oldObject.")
+    assert found["asks-for-a-gpu"] == conditions("pods.migfit.io")["asks-for-a-gpu"]
 
 
-def test_the_service_is_reached_at_a_path_that_is_served() -> None:
-    target, service = webhook()["clientConfig"]["service"], one("Service")
+@both
+def test_the_api_server_sorts_out_pods_by_the_configurations_gpu_resource(name: str) -> None:
+    resources = set(re.findall(r"'([^']+)' in", " ".join(conditions(name).values())))
+
+    assert resources - {REWRITTEN_LABEL} == {Policy().gpu_resource}
+
+
+@both
+def test_the_conditions_ask_for_every_optional_field_before_they_read_it(name: str) -> None:
+    for expression in conditions(name).values():
+        read = set(re.findall(r"\b(?:object|oldObject|c)(?:\.[a-zA-Z]+)+", expression))
+        asked = set(re.findall(r"has\(([^)]+)\)", expression))
+
+        # The only one that a pod must have.
+        optional = read - {"object.spec.containers", "oldObject.spec.containers"}
+        assert optional - {"object.spec", "oldObject.spec"} == asked
+        assert asked
+
+
+@both
+def test_the_service_is_reached_at_a_path_that_is_served(name: str) -> None:
+    target, service = webhook(name)["clientConfig"]["service"], one("Service")
 
     assert (target["namespace"], target["name"]) == (
         service["metadata"]["namespace"],
