@@ -6,6 +6,7 @@ GPUs nothing else is kept.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from extender.cluster.reading import (
 from extender.cluster.tenants import Tenants
 from extender.core.capacity import Capacity, Demand, Holding
 from extender.core.decision import Decision
+from extender.core.pod import Workload
 from extender.core.policy import Policy
 from extender.core.score import Ranking
 from extender.core.snapshot import Reservations, Snapshot
@@ -160,8 +162,9 @@ class State:
     def reserve(self, decision: Decision) -> None:
         """Keep what a decision promised, until the pod shows up in the watch or the time is out."""
         if decision.claims and decision.id:
-            self.in_flight.add(decision)
-            self._reserve(decision, 1)
+            promise = _promise(decision)
+            self.in_flight.add(promise)
+            self._reserve(promise, 1)
 
     def _unreserve(self, decision: Decision) -> None:
         self._reserve(decision, -1)
@@ -215,6 +218,13 @@ class State:
         self.tenants.namespaces.fill(namespaces, now_s)
         self.tenants.quotas.fill(quotas, now_s)
         self.tenants.limits.fill(limits, now_s)
+
+
+def _promise(decision: Decision) -> Decision:
+    """What of a decision is kept: no names, which may be of any length before the API server looks."""
+    return replace(
+        decision, message="", pod="", workload=Workload("", ""), changes=(), candidates=()
+    )
 
 
 def _pod_key(item: PodObject) -> str:

@@ -28,6 +28,8 @@ PROFILE_ANNOTATION = "migfit.io/profile"
 CONTAINER_PREFIX = "gpu-memory.migfit.io/"
 
 _MODELS_TOLD = 3
+_LONGEST_PROFILE = 63
+"""Characters of a label value, and so of anything that a node could offer."""
 
 
 def container_annotation(container: str) -> str:
@@ -182,7 +184,8 @@ def _compute(value: str) -> int:
 
 
 def _profile(value: str) -> str:
-    name = profile_name(value)
+    # Names of profiles are remembered: never a long one, which any pod may carry.
+    name = profile_name(value) if len(value) <= _LONGEST_PROFILE else ""
     if shape(name) is None:
         raise QuantityError(
             f"{value!r:.40} is no MIG profile; write 2g.20gb, 1g.10gb+me or the like"

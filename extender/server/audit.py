@@ -22,7 +22,12 @@ Fields = Mapping[str, Any]
 QUEUE_LINES = 10_000
 LONGEST_LINE_BYTES = 16 * 1024
 """Container runtimes tear longer lines (`MaxLogSize` of CRI); names come unchecked and may be longer."""
-_SHORT = 256
+QUEUE_BYTES = 64 * 1024 * 1024
+"""Of the bodies that lines are about. What waits for the thread is no line yet, and holds names out of
+its body, of any length."""
+_SHORTER = ((256, 64), (64, 16), (16, 4))
+"""Characters of a text and items of a list that are kept of a line that is too long; the first that
+makes it short enough, which the last one does whatever a pod calls itself."""
 _BATCH_LINES = 1000
 _GATHER_S = 0.01
 """How long lines wait for company. A thread that wakes for each takes the event loop's time away."""
@@ -36,26 +41,37 @@ class Audit:
             flushed again, and wait for a reader who may never come.
         dropped: called once for every line given up.
         lines: how many may wait.
+        most_bytes: how many bytes of bodies they may be about.
     """
 
-    def __init__(self, fd: int, dropped: Callable[[], None], lines: int = QUEUE_LINES) -> None:
+    def __init__(
+        self,
+        fd: int,
+        dropped: Callable[[], None],
+        lines: int = QUEUE_LINES,
+        most_bytes: int = QUEUE_BYTES,
+    ) -> None:
         self._fd = fd
         self._dropped = dropped
-        self._lines = lines
+        self._lines, self._most_bytes = lines, most_bytes
+        self._come_bytes = self._gone_bytes = 0  # each is counted by one of the two threads
         self._queue: queue.SimpleQueue[_Told | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
-    def line(self, fields: Fields | Callable[[], Fields]) -> None:
+    def line(self, fields: Fields | Callable[[], Fields], body_bytes: int = 0) -> None:
         """Write a line, soon. Whatever a name may contain, it is one line, and of plain ASCII.
 
         Args:
             fields: what to write, or what makes it when the thread comes to it.
+            body_bytes: of the request it is about.
         """
-        if self._queue.qsize() < self._lines:
-            self._queue.put((time.time(), fields))
-        else:
+        waiting_bytes = self._come_bytes - self._gone_bytes
+        if self._queue.qsize() >= self._lines or waiting_bytes >= self._most_bytes:
             self._dropped()
+            return
+        self._come_bytes += body_bytes
+        self._queue.put((time.time(), fields, body_bytes))
 
     def _run(self) -> None:
         going = True
@@ -67,12 +83,15 @@ class Audit:
                     taken.append(self._queue.get_nowait())
             told = [each for each in taken if each is not None]
             going = len(told) == len(taken)
-            lines = [line for each in told if (line := self._rendered(*each)) is not None]
+            lines = [
+                line for at_s, each, _ in told if (line := self._rendered(at_s, each)) is not None
+            ]
             try:
                 _write(self._fd, b"".join(lines))
             except OSError:
                 for _ in lines:
                     self._dropped()
+            self._gone_bytes += sum(body_bytes for _, _, body_bytes in told)
 
     def _rendered(self, at_s: float, fields: Fields | Callable[[], Fields]) -> bytes | None:
         stamp = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
@@ -89,29 +108,37 @@ class Audit:
         self._thread.join(timeout_s)
 
 
-_Told = tuple[float, Fields | Callable[[], Fields]]
-"""Wall-clock time, and what to write."""
+_Told = tuple[float, Fields | Callable[[], Fields], int]
+"""Wall-clock time, what to write, and the bytes it is about."""
 
 
 def _encoded(fields: Fields) -> bytes:
+    """One line, never a long one."""
+    line = _line(fields)
+    for characters, items in _SHORTER:
+        if len(line) <= LONGEST_LINE_BYTES:
+            break
+        fields = _shortened(fields, characters, items)
+        line = _line(fields)
+    return line
+
+
+def _line(fields: Fields) -> bytes:
     """JSON escapes newlines and C0 controls; ASCII leaves no other line break, and no C1 either."""
     line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-    if len(line) > LONGEST_LINE_BYTES:
-        fields = _shortened(fields)
-        line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
     if not line.isascii():
         line = json.dumps(fields, separators=(",", ":")).encode() + b"\n"
     return line
 
 
-def _shortened(value: Any) -> Any:
+def _shortened(value: Any, characters: int, items: int) -> Any:
     match value:
         case str():
-            return value if len(value) <= _SHORT else value[:_SHORT] + "…"
+            return value if len(value) <= characters else value[:characters] + "…"
         case list():
-            return [_shortened(each) for each in value]
+            return [_shortened(each, characters, items) for each in value[:items]]
         case dict():
-            return {key: _shortened(each) for key, each in value.items()}
+            return {key: _shortened(each, characters, items) for key, each in value.items()}
         case _:
             return value
 

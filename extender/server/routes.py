@@ -24,8 +24,11 @@ LARGEST_REVIEW_BYTES = 8 * 1024 * 1024
 """The API server takes objects up to 3 MiB; a review holds two at the most."""
 LARGEST_ARGS_BYTES = 64 * 1024 * 1024
 """With `nodeCacheCapable: false` the scheduler sends whole nodes: 500 of them are 10 MB."""
-MOST_AT_ONCE_BYTES = 256 * 1024 * 1024
-"""Of bodies that one port takes in at the same time: tens of thousands of pods, 32 of the largest."""
+MOST_REVIEWS_BYTES = 64 * 1024 * 1024
+"""Of reviews that are taken in at the same time: 16,000 pods of 4 KB, or eight of the largest. With
+these, copied once, and a large cluster the process stays below the 512 MB it is given."""
+MOST_ARGS_BYTES = 128 * 1024 * 1024
+"""Of what a scheduler asks; it asks little at the same time."""
 BODY_S = 10.0
 
 DRY_RUN = web.RequestKey("dry-run", bool)
@@ -39,7 +42,7 @@ def counted(
     metrics: Metrics,
     draining: Callable[[], bool],
     *,
-    most_bytes: int = MOST_AT_ONCE_BYTES,
+    most_bytes: int = MOST_REVIEWS_BYTES,
     body_s: float = BODY_S,
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Middleware: refusals in one line, every request counted, connections let go while draining.
@@ -135,7 +138,7 @@ def webhook_port(
     def reviewed(body: bytes) -> Answered:
         begun_s = time.perf_counter()
         found = reviewer.review(body)
-        audit.line(found.audit)
+        audit.line(found.audit, len(body))
         if found.dry_run:
             metrics.dry_runs.inc()
         else:
@@ -159,7 +162,8 @@ def webhook_port(
 def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[], bool]) -> Port:
     """POST /scheduler/filter and /scheduler/prioritize."""
     app = web.Application(
-        client_max_size=LARGEST_ARGS_BYTES, middlewares=[counted(metrics, draining)]
+        client_max_size=LARGEST_ARGS_BYTES,
+        middlewares=[counted(metrics, draining, most_bytes=MOST_ARGS_BYTES)],
     )
     filtered_s = metrics.latency.labels("/scheduler/filter")
     prioritized_s = metrics.latency.labels("/scheduler/prioritize")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extender.core.catalogue import profile_name, shape
 from extender.core.decision import Decision
 from extender.core.policy import Globs, Match, Model, Policy, Rule
 from extender.core.reason import Reason
@@ -362,3 +363,20 @@ def test_an_annotation_that_is_no_string_is_none(value: object) -> None:
     for key in GOOD:
         decision = decided(said(pod(), key, value))
         assert decision.reason in {Reason.FITS, Reason.NO_FOOTPRINT}
+
+
+def test_the_name_of_a_profile_is_remembered_only_if_it_could_be_one() -> None:
+    long = "1g.10gb+" + "x" * 100_000
+    caches = (profile_name, shape)
+    for cache in caches:
+        cache.cache_clear()
+    decided(annotated(pod(), profile="none"))
+    before = [cache.cache_info().currsize for cache in caches]
+
+    for number in range(3):
+        decision = decided(annotated(pod(), profile=f"{long}{number}"))
+        assert decision.reason is Reason.BAD_ANNOTATION
+        assert len(decision.message) < 200
+
+    after = [cache.cache_info().currsize for cache in caches]
+    assert after == [before[0], before[1] + 1], "the empty name, and no other"

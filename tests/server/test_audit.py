@@ -154,6 +154,21 @@ def test_a_line_too_long_for_a_container_runtime_has_its_longest_values_cut() ->
     assert (told["id"], told["need"]) == ("1", "1Mi")
 
 
+@pytest.mark.parametrize("text", ["x" * 100_000, "\x00" * 20_000, "🙂" * 4_000, "é" * 3_000])
+def test_no_line_is_longer_than_that_whatever_a_pod_is_called(text: str) -> None:
+    containers = [{"name": f"{number}{text}", "to": None} for number in range(30)]
+    candidates = [{"resource": text, "free": number} for number in range(500)]
+    fields = {"id": "1", "pod": text, "user": text, "message": text, "need": "1Mi"}
+
+    line = _encoded({**fields, "containers": containers, "candidates": candidates})
+
+    told = json.loads(line)
+    assert len(line) <= LONGEST_LINE_BYTES
+    assert line.isascii()
+    assert told.keys() == {*fields, "containers", "candidates"}
+    assert told["containers"][0]["name"].startswith("0")
+
+
 # --- readers who do not read ---------------------------------------------------------------------
 
 
@@ -168,6 +183,22 @@ def test_when_nobody_reads_lines_are_dropped_and_counted_and_nobody_waits(pipe: 
 
     assert pipe.dropped == 15
     audit.close(timeout_s=0.01)  # comes back all the same
+
+
+def test_what_waits_is_bounded_also_by_the_bodies_it_is_about(pipe: Pipe) -> None:
+    filled = pipe.fill()
+    audit = pipe.audit(most_bytes=50_000)
+    for i in range(100):
+        audit.line({"id": str(i)}, 9_900)
+    assert pipe.dropped == 94, "of 10 KB each the sixth is the first that goes beyond 50 KB"
+
+    while filled:
+        filled -= len(os.read(pipe.reading, filled))
+    wait_until(lambda: audit._come_bytes == audit._gone_bytes, "what had waited is written")
+    audit.line({"id": "last"}, 9_900)
+
+    assert pipe.dropped == 94
+    assert [line["id"] for line in pipe.read_to_the_end()] == [*"012345", "last"]
 
 
 def test_when_the_reader_reads_again_what_had_waited_is_written(pipe: Pipe) -> None:

@@ -154,7 +154,7 @@ def test_a_body_that_is_no_request_of_ours_is_refused(
     ("fields", "says"),
     [
         ({"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}}, "Pod"),
-        ({"operation": "DELETE"}, "only CREATE"),
+        ({"operation": "DELETE"}, "neither CREATE nor UPDATE"),
         ({"subResource": "status"}, "Pod"),
         ({"object": None}, "object"),
         ({"uid": ""}, "uid"),
@@ -207,10 +207,11 @@ def test_nothing_else_is_served(serving: Serving, port: str, path: str) -> None:
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /nowhere HTTP/1.1\r\nHost: a\r\nExpect: \xba\r\n\r\n",
     ],
     ids=[
         "bytes", "text", "version", "no colon", "huge header", "many headers", "long path",
-        "negative length", "two lengths", "HTTP/2",
+        "negative length", "two lengths", "HTTP/2", "no text",
     ],
 )  # fmt: skip
 def test_what_is_no_http_is_refused_and_the_connection_closed(
