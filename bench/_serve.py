@@ -60,8 +60,8 @@ def settings(kubeconfig: Path, pair: Pair) -> Iterator[Settings]:
 
 
 @contextmanager
-def migfit_serve(given: Settings) -> Iterator[Serving]:
-    """The process, just started; `Serving.port` is the extender's."""
+def migfit_serve(given: Settings, stdout: int = subprocess.DEVNULL) -> Iterator[Serving]:
+    """The process, just started; `Serving.port` is the extender's. Nobody reads its stdout."""
     flags = {
         "config": given.config,
         "kubeconfig": given.kubeconfig,
@@ -76,7 +76,7 @@ def migfit_serve(given: Settings) -> Iterator[Serving]:
     words = itertools.chain.from_iterable((f"--{name}", str(flags[name])) for name in flags)
     with subprocess.Popen(
         [sys.executable, "-m", "extender.cli", "serve", *words],
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
