@@ -14,7 +14,6 @@ from extender.config.values import Spelling
 
 NOT_YET = {
     "observed.raise": "observed_raise",
-    "backoff": "backoff",
 }
 """Fields that are read and checked, but change nothing so far -> their name in `core.policy`."""
 _COUNTABLE = 1 << 32

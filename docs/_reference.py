@@ -57,7 +57,7 @@ def reasons() -> str:
         f"## Left: a slice will not do, or there is none\n\n{_explained(later)}\n"
         f"## Left: whatever was found\n\n{_explained(_ELSEWHERE)}\n"
         f"## Not decided at all\n\n{_explained([Reason.MISSED])}\n"
-        "Nothing reports it yet: [limits](../explanation/limits.md#not-there-yet).\n\n"
+        "Told [once we are back](../explanation/holds.md#what-else-is-found).\n\n"
         "## Verdicts\n\n"
         f"Of each candidate, `candidates[].verdict` of the audit line tells: {verdicts}.\n"
     )
@@ -97,6 +97,14 @@ def metrics() -> str:
         "the log has its trace |\n"
         "| audit | `increase(migfit_audit_dropped_total[1h]) > 0` | whoever reads our stdout is too "
         "slow |\n"
+        "| missed | `increase(migfit_missed_total[1h]) > 0` | GPU pods were created while the webhook was "
+        "out of reach |\n"
+        "| held back | `increase(migfit_holds_total[1h]) > 0` | rewritten pods did not get going: "
+        "[what to do](../explanation/holds.md) |\n"
+        "| unmet | `max(migfit_unmet_demand) > 0` for 15 minutes | pods wait for slices: make more of that "
+        "`profile` |\n"
+        "| nobody reconciles | `sum(migfit_reconciler_leader) < 1` for 5 minutes | the log names the right "
+        "that is missing |\n"
         '| no slices | `increase(migfit_decisions_total{reason="NoFreeSlice"}[1h]) > 0` | models that '
         "would fit a slice take whole GPUs |\n"
     )

@@ -19,6 +19,8 @@ class OwnerReference(Wire, frozen=True):
     kind: str = ""
     name: str = ""
     controller: bool | None = None
+    api_version: str = ""
+    uid: str = ""
 
 
 class Metadata(Wire, frozen=True):
@@ -36,6 +38,7 @@ class PodMetadata(Metadata, frozen=True):
 
     annotations: dict[str, str] | None = None
     generate_name: str = ""
+    creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     owner_references: list[OwnerReference] | None = None
 
@@ -81,9 +84,10 @@ class Resources(Wire, frozen=True):
 
 
 class ContainerObject(Wire, frozen=True):
-    """A container, for what it holds."""
+    """A container, for what it holds; its image, by which rules may match."""
 
     name: str = ""
+    image: str = ""
     resources: Resources | None = None
     restart_policy: str | None = None
 
@@ -103,6 +107,10 @@ class PodSpec(Wire, frozen=True):
     scheduling_gates: list[dict[str, Any]] | None = None
     active_deadline_seconds: int | None = None
     priority_class_name: str = ""
+    scheduler_name: str = ""
+    resource_claims: list[dict[str, Any]] | None = None
+    scheduling_group: dict[str, Any] | None = None
+    workload_ref: dict[str, Any] | None = None
 
 
 class PodStatus(Wire, frozen=True):

@@ -132,7 +132,8 @@ def read_pool(pool: Pool, policy: Policy) -> Node:
     )
 
 
-def _containers(item: PodObject) -> list[tuple[ContainerKind, ContainerObject]]:
+def containers_of(item: PodObject) -> list[tuple[ContainerKind, ContainerObject]]:
+    """Init containers and sidecars, then regular ones, in the order of the pod."""
     regular = [(_REGULAR, c) for c in item.spec.containers]
     if not item.spec.init_containers:
         return regular
@@ -221,6 +222,11 @@ def _sorted_out(
     )
 
 
+def devices(item: PodObject) -> tuple[tuple[str, int], ...]:
+    """Everything the pod asks for but cpu, memory and storage: names with counts, sorted."""
+    return _devices(containers_of(item))
+
+
 def workload_name(item: PodObject) -> str:
     """`namespace/Kind/name` of what a person deployed."""
     meta = item.metadata
@@ -249,7 +255,7 @@ def read_share(item: PodObject, policy: Policy) -> Counted | None:
     """How a pod with GPUs counts against quotas, wherever it is; None for one that does not."""
     if item.status.phase in ENDED:
         return None
-    held = _containers(item)
+    held = containers_of(item)
     gpus, _ = _sorted_out(_devices(held), policy.gpu_resource)
     if not gpus:
         return None
@@ -320,7 +326,7 @@ def read_pod(item: PodObject, policy: Policy) -> Holding | Demand | None:
     """
     if item.status.phase in ENDED:
         return None
-    held = _containers(item)
+    held = containers_of(item)
     gpus, others = _sorted_out(_devices(held), policy.gpu_resource)
     spec = item.spec
     if spec.node_name:

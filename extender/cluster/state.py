@@ -5,9 +5,9 @@ next event. Bound pods are kept as what they hold, waiting ones as what they ask
 GPUs nothing else is kept.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -41,6 +41,16 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(PodObject).decode
 
 
+class DevicePods(Protocol):
+    """Somebody who wants to know which pods with devices there are."""
+
+    def seen(self, uid: str, item: PodObject) -> None:
+        """This is how the pod is now; it may be the same as before."""
+
+    def gone(self, uid: str) -> None:
+        """The pod has ended or is gone."""
+
+
 class State:
     """Nodes, pods and namespaces; what is promised to pods on their way; the ranking of nodes."""
 
@@ -51,6 +61,10 @@ class State:
         self.ranking = Ranking(self.capacity)
         self.scheduler_alive: Callable[[], bool] = lambda: True
         """Whether the scheduler of `inject.schedulerName` has renewed its Lease lately."""
+        self.held: Mapping[tuple[str, str], float] = {}
+        """Workloads held back; see `Snapshot`."""
+        self.device_pods: DevicePods | None = None
+        """Is told of pods with devices, if set."""
         self.pools = Capacity()
         self.tenants = Tenants(policy)
         self.nodes: Held[NodeObject] = Held(
@@ -126,10 +140,13 @@ class State:
         if asks_for_devices(item):
             self._device_pods[uid] = _pack(item)
             self._count(uid, item.metadata.namespace, read_share(item, self.policy))
+            if self.device_pods is not None:
+                self.device_pods.seen(uid, item)
         self._record(uid, read_pod(item, self.policy))
 
     def _drop_pod(self, uid: str) -> None:
-        self._device_pods.pop(uid, None)
+        if self._device_pods.pop(uid, None) is not None and self.device_pods is not None:
+            self.device_pods.gone(uid)
         self._count(uid, "", None)
         self._record(uid, None)
 
@@ -197,6 +214,7 @@ class State:
             namespaces=self.tenants.by_name,
             reservations=self._reservations,
             in_flight=self.in_flight.by_id,
+            held=self.held,
             scheduler_alive=self.scheduler_alive(),
             stale=not self.synced or age_s > self.policy.stale_after_s,
             age_s=age_s,

@@ -195,8 +195,8 @@ class Backoff(_Section, frozen=True, kw_only=True):
     """What to do when rewritten pods do not get going."""
 
     restarts: Annotated[int, Meta(ge=1, le=1000)] = 3
-    """Restarts of one pod within `window` that hold its workload back. Default: 3, past a bad
-    start."""
+    """Restarts of one pod within `window` that hold its workload back; of a Job one failed pod is
+    enough. Default: 3, past a bad start."""
     window: Duration = "30m"
     """Time in which restarts are counted; also the least time between two deletions for one
     workload. Default: 30 minutes, about six restarts at the kubelet's longest delay."""

@@ -160,8 +160,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Teach the queue the slices (Kueue page), or set `queues: Rewrite`.",
     ),
     Reason.BACKED_OFF: Explanation(
-        "Rewritten pods of this workload kept failing, so it runs on whole GPUs for a while.",
-        "Check the footprint; the hold ends by itself.",
+        "Rewritten pods of this workload crashed, failed or waited, so it runs on whole GPUs for a while.",
+        "Check the footprint; the hold ends by itself, or by removing its entry (page about holds).",
     ),
     Reason.STALE_STATE: Explanation(
         "Our view of the cluster is too old or not complete yet.",

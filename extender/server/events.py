@@ -17,6 +17,9 @@ log = structlog.get_logger(__name__)
 CONTROLLER = "migfit.io/serve"
 MOST_NOTE_CHARACTERS = 1000
 """The API takes 1 KiB."""
+LONGEST_NAME = 150
+"""Of the object, in the name of the Event, which has 253 characters in all."""
+MOST_AT_ONCE = 200
 
 
 class Events:
@@ -26,16 +29,22 @@ class Events:
         self._client = client
         self._writing: set[asyncio.Task[None]] = set()
 
-    def warn(self, regarding: dict[str, str], version: str, reason: str, note: str) -> None:
+    def warn(
+        self, regarding: dict[str, str], version: str, reason: str, note: str, action: str = "Load"
+    ) -> None:
         """Write a warning about an object, once for each version of it, by whichever replica.
 
         Args:
             regarding: apiVersion, kind, namespace, name and uid of the object.
-            version: its resourceVersion.
+            version: its resourceVersion, or whatever else tells this occasion from others.
             reason: PascalCase.
             note: for people; cut to what the API takes.
+            action: what we were about, PascalCase.
         """
-        task = asyncio.create_task(self._write(_event(regarding, version, reason, note)))
+        if len(self._writing) >= MOST_AT_ONCE:
+            log.warning("event not written", reason=reason, error="too many are waiting")
+            return
+        task = asyncio.create_task(self._write(_event(regarding, version, reason, note, action)))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
@@ -50,8 +59,10 @@ class Events:
             log.warning("event not written", reason=event["reason"], error=str(error))
 
 
-def _event(regarding: dict[str, str], version: str, reason: str, note: str) -> dict[str, Any]:
-    name = f"{regarding['name']}.{reason.lower()}.{version}"
+def _event(
+    regarding: dict[str, str], version: str, reason: str, note: str, action: str
+) -> dict[str, Any]:
+    name = f"{regarding['name'][:LONGEST_NAME].rstrip('.-')}.{reason.lower()}.{version}"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -59,7 +70,7 @@ def _event(regarding: dict[str, str], version: str, reason: str, note: str) -> d
         "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "reportingController": CONTROLLER,
         "reportingInstance": socket.gethostname()[:128],
-        "action": "Load",
+        "action": action,
         "reason": reason,
         "type": "Warning",
         "regarding": regarding,

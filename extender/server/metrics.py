@@ -60,6 +60,36 @@ class Metrics:
             ["resource"],
             registry=self.registry,
         )
+        self.missed = Counter(
+            "migfit_missed",
+            "GPU pods found to have been created without a decision.",
+            registry=self.registry,
+        )
+        self.unmet = Gauge(
+            "migfit_unmet_demand",
+            "Slices that rewritten pods wait for because none is free; of the replica that reconciles.",
+            ["profile"],
+            registry=self.registry,
+        )
+        self.holds = Counter(
+            "migfit_holds",
+            "Workloads newly held back, by why: Crashes, Fails, Pends.",
+            ["cause"],
+            registry=self.registry,
+        )
+        self.recreated = Counter(
+            "migfit_pods_deleted",
+            "Rewritten pods deleted so that they come back whole.",
+            registry=self.registry,
+        )
+        self._held = Gauge(
+            "migfit_held_workloads", "Workloads held back now.", registry=self.registry
+        )
+        self._reconciles = Gauge(
+            "migfit_reconciler_leader",
+            "1 on the replica that holds the Lease, and reconciles.",
+            registry=self.registry,
+        )
         self._snapshot_age = Gauge(
             "migfit_snapshot_age_seconds",
             "Since the watch that is silent longest was last heard of.",
@@ -91,6 +121,11 @@ class Metrics:
         self._snapshot_age.set_function(age_s)
         self._synced.set_function(lambda: float(synced()))
         self._config_valid.set_function(lambda: float(config_valid()))
+
+    def observe_reconciler(self, *, held: Callable[[], int], leads: Callable[[], bool]) -> None:
+        """The same for what the reconciler knows."""
+        self._held.set_function(held)
+        self._reconciles.set_function(lambda: float(leads()))
 
     def observe_certificate(self, left_s: Callable[[], float]) -> None:
         """The same for the certificate that the webhook shows."""

@@ -6,7 +6,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -34,6 +34,7 @@ from extender.server.configuration import ConfigMapSource, FileSource, Source
 from extender.server.listen import listening
 from extender.server.metrics import Metrics
 from extender.server.operations import OperationsThread, operations_app
+from extender.server.reconciler import REWRITTEN, Reconciler
 from extender.server.routes import Port, extender_port, webhook_port
 from extender.server.self_managed import self_managed
 from extender.server.settings import BAD_INPUT, UNREACHABLE, Settings, StartError
@@ -107,6 +108,11 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
         server.also(follow(client, NAMESPACES, tenants.namespaces, meter=metrics))
         server.also(follow(client, QUOTAS, tenants.quotas, meter=metrics))
         server.also(follow(client, LIMITS, tenants.limits, meter=metrics))
+        own = client.namespace or (settings.configmap or ("", ""))[0]
+        if own:
+            server.reconcile(client, own)
+        else:
+            log.info("nothing is reconciled: no namespace of our own to keep a Lease in")
         await server.run(stop, hurry)
 
 
@@ -134,6 +140,8 @@ class Server:
         self._tasks: list[asyncio.Task[Any]] = []
         self.certificate: Shown | None = None
         """What the webhook shows; the one from files unless set."""
+        self._audit: Audit | None = None
+        self._reconciler: Reconciler | None = None
         self.state = State(self._in_force(policy), time.monotonic)
 
     def _in_force(self, policy: Policy) -> Policy:
@@ -152,12 +160,27 @@ class Server:
         """Run a job as long as the process; if it ends by itself, so does the process."""
         self._tasks.append(asyncio.create_task(job))
 
+    def reconcile(self, client: ApiClient, namespace: str) -> None:
+        """Look after pods beyond their creation, with Lease and holds in that namespace."""
+        made = Reconciler(client, namespace, self.state, self._metrics, self._tell)
+        self._reconciler = made
+        self.also(follow(client, REWRITTEN, made.rewritten.pods, meter=self._metrics))
+        self.also(follow(client, made.store.resource, made.holds, meter=self._metrics))
+        self.also(made.leadership.follow())
+        self.also(made.run())
+
+    def _tell(self, fields: Mapping[str, Any]) -> None:
+        if self._audit is not None:
+            self._audit.line(fields)
+
     def unready(self) -> str | None:
         """Why no requests should come, in one line."""
         if self._draining:
             return "shutting down"
         if not self.state.synced:
             return "waiting for the first lists of the cluster"
+        if self._reconciler is not None and not self._reconciler.knows:
+            return "waiting for the list of workloads held back"
         return None if self.certificate is None else self.certificate.unready()
 
     async def run(self, stop: asyncio.Event, hurry: asyncio.Event | None = None) -> None:
@@ -171,7 +194,7 @@ class Server:
             StartError: a port or the certificate cannot be had.
         """
         async with AsyncExitStack() as stack:
-            audit = Audit(STDOUT, self._metrics.audit_dropped.inc)
+            audit = self._audit = Audit(STDOUT, self._metrics.audit_dropped.inc)
             stack.callback(audit.close)
             stack.push_async_callback(self._cancel)
             ports = await self._open(stack, audit)

@@ -36,6 +36,9 @@ NAMESPACED = (
     "Secret",
     "Event",
     "Lease",
+    "ServiceAccount",
+    "RoleBinding",
+    "Role",
 )
 OWN_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 

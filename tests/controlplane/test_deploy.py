@@ -231,7 +231,7 @@ def test_the_account_may_read_the_cluster_and_its_configuration_and_nothing_else
         ("GET", f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/configmaps"),
         ("GET", "/api/v1/configmaps"),
         ("DELETE", own),
-        ("DELETE", "/api/v1/namespaces/default/pods/any"),
+        ("DELETE", "/api/v1/namespaces/default/pods"),
         ("GET", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"),
     ):
         with pytest.raises(ApiError) as refused:

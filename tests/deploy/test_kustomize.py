@@ -34,6 +34,8 @@ def test_the_kinds_are_what_an_admin_expects_and_the_namespace_comes_first() -> 
         "Certificate",
         "Certificate",
         "ClusterRole",
+        "ClusterRole",
+        "ClusterRoleBinding",
         "ClusterRoleBinding",
         "ConfigMap",
         "Deployment",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
+from extender.cluster.holds import CONFIG_MAP
+from extender.cluster.leadership import LEASE
 from extender.cluster.watch import Resource
 from extender.server import serve
 from tests.deploy.manifests import JSON, ROOT, container, documents, one, pod_template, served_by
@@ -20,7 +22,12 @@ def granted(role: JSON) -> set[tuple[str, str, str]]:
     }
 
 
-def test_what_the_server_follows_cluster_wide_it_may_list_and_watch_and_nothing_more() -> None:
+def rules_of(resource: str, role: JSON) -> list[JSON]:
+    """The rules of a role about one resource."""
+    return [rule for rule in role["rules"] if resource in rule["resources"]]
+
+
+def test_cluster_wide_it_may_read_what_it_follows_and_say_what_it_finds_and_nothing_more() -> None:
     followed = [value for value in vars(serve).values() if isinstance(value, Resource)]
     assert len(followed) >= 3
 
@@ -29,31 +36,52 @@ def test_what_the_server_follows_cluster_wide_it_may_list_and_watch_and_nothing_
         for path, verb in product((resource.path for resource in followed), READ)
     }
 
-    assert granted(one("ClusterRole")) == needed
+    assert granted(one("ClusterRole", "migfit")) == needed | {("events.k8s.io", "events", "create")}
 
 
-def test_of_config_maps_it_may_read_its_own() -> None:
-    (rule,) = [rule for rule in one("Role")["rules"] if "configmaps" in rule["resources"]]
+def test_of_config_maps_it_may_read_its_own_and_write_the_holds() -> None:
+    role = one("Role")
+    own, holds = rules_of("configmaps", role)
     told = served_by(container()["args"])
 
-    assert told.configmap == (one("Role")["metadata"]["namespace"], *rule["resourceNames"])
-    assert rule["resources"] == ["configmaps"]
-    assert set(rule["verbs"]) == READ | {"get"}
+    assert told.configmap == (role["metadata"]["namespace"], *own["resourceNames"])
+    assert set(own["verbs"]) == READ | {"get"}
+    assert holds["resourceNames"] == [CONFIG_MAP]
+    assert set(holds["verbs"]) == READ | {"get", "create", "patch"}
+    for rule in (own, holds):
+        assert rule["resources"] == ["configmaps"]
 
 
-def test_beside_that_it_may_say_what_happened_in_its_own_namespace() -> None:
-    rest = {right for right in granted(one("Role")) if right[1] != "configmaps"}
+def test_beside_that_it_may_keep_its_lease() -> None:
+    role = one("Role")
+    (lease,) = rules_of("leases", role)
+    rest = {right for right in granted(role) if right[1] != "configmaps"}
 
-    assert rest == {("events.k8s.io", "events", "create")}
+    assert lease["resourceNames"] == [LEASE]
+    assert rest == {("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "patch")}
+
+
+def test_it_may_delete_pods_by_a_role_of_its_own_and_a_policy_says_which() -> None:
+    role = one("ClusterRole", "migfit-recreate")
+    policy = one("ValidatingAdmissionPolicy", "migfit-deletes")
+    account = one("ServiceAccount")["metadata"]
+    user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
+
+    assert granted(role) == {("", "pods", "delete")}
+    (condition,) = policy["spec"]["matchConditions"]
+    assert condition["expression"] == f"request.userInfo.username == '{user}'"
+    binding = one("ValidatingAdmissionPolicyBinding", "migfit-deletes")["spec"]
+    assert binding == {"policyName": "migfit-deletes", "validationActions": ["Deny"]}
 
 
 def test_the_rights_go_to_the_account_that_the_pods_run_as_and_to_nobody_else() -> None:
     account = one("ServiceAccount")["metadata"]
 
     assert pod_template()["spec"]["serviceAccountName"] == account["name"]
-    for kind in ("ClusterRole", "Role"):
-        binding = one(f"{kind}Binding")
-        role = one(kind)["metadata"]
+    names = (("ClusterRole", "migfit"), ("ClusterRole", "migfit-recreate"), ("Role", "migfit"))
+    for kind, name in names:
+        binding = one(f"{kind}Binding", name)
+        role = one(kind, name)["metadata"]
         assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == (kind, role["name"])
         assert binding["subjects"] == [
             {

@@ -1,0 +1,274 @@
+"""The reconciler: what became of pods after they were created, told and where it must be mended.
+
+Every replica watches; only the one that holds the Lease tells, writes and deletes. Nothing here is on
+the way of a request, and nothing that fails here ends the process.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+
+from extender.cluster.client import ApiClient
+from extender.cluster.errors import ApiError, ClusterError
+from extender.cluster.holds import Hold, Holds, HoldStore, marked_deleted, rfc3339
+from extender.cluster.leadership import Leadership
+from extender.cluster.missed import Missed, since
+from extender.cluster.reconcile import known, new_holds, to_delete
+from extender.cluster.rewritten import SELECTOR, Rewritten, Trouble, Watched
+from extender.cluster.state import State
+from extender.cluster.statuses import RewrittenPod
+from extender.cluster.watch import Resource
+from extender.core.finding import Finding, Found, Whose, audit_fields
+from extender.server.events import Events
+from extender.server.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+REWRITTEN = Resource("rewritten-pods", "/api/v1/pods", RewrittenPod, SELECTOR)
+
+ROUND_S = 1.0
+MOST_MISSED = 50
+"""Told in one round, each with an Event: an hour's outage must not flood the API server."""
+PATIENCE_S = 10.0
+"""A replica is not ready before it has read the holds, but for no longer than this."""
+_API_OF = {"Deployment": "apps/v1", "CronJob": "batch/v1", "Pod": "v1"}
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+class Reconciler:
+    """One in every process.
+
+    Args:
+        client: an entered one.
+        namespace: ours: where Lease and holds are kept.
+        state: the cluster as known.
+        metrics: are fed.
+        tell: takes an audit line.
+        clock: seconds, monotonic.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        namespace: str,
+        state: State,
+        metrics: Metrics,
+        tell: Tell,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._client, self._state, self._metrics = client, state, metrics
+        self._tell_audit, self._clock, self._wall = tell, clock, wall
+        self._events = Events(client)
+        self.leadership = Leadership(client, namespace, clock=clock, wall=wall)
+        self.holds = Holds(wall, clock)
+        self.store = HoldStore(client, namespace, self.holds)
+        self.rewritten = Rewritten(clock, wall)
+        self.missed = Missed()
+        self._begun_s = clock()
+        self._deleting: set[str] = set()
+        """uids of pods whose deletion is written down, and has been refused so far."""
+        self._since = ""
+        self._said = ""
+        state.held, state.device_pods = self.holds, self.missed
+        metrics.observe_reconciler(held=lambda: len(self.holds), leads=lambda: self.leadership.held)
+
+    @property
+    def knows(self) -> bool:
+        """Whether the holds were read; after a while we serve without."""
+        return self.holds.synced or self._clock() - self._begun_s >= PATIENCE_S
+
+    async def run(self) -> None:
+        """A round every `ROUND_S`, until cancelled."""
+        while True:
+            await asyncio.sleep(ROUND_S)
+            try:
+                await self.round()
+                self._said = ""
+            except ClusterError as error:
+                if str(error) != self._said:
+                    self._said = str(error)
+                    log.warning("reconciler cannot do its work", error=self._said)
+            except Exception:
+                log.exception("reconciler failed; it tries again")
+
+    async def round(self) -> None:
+        """Look at everything once, and do what is due.
+
+        Raises:
+            ClusterError: something could not be written; it is tried again in the next round.
+        """
+        if not (self.rewritten.pods.synced and self.holds.synced):
+            return
+        await self._look()
+        snapshot, policy = self._state.snapshot(), self._state.policy
+        if snapshot.stale:
+            return
+        troubles = self.rewritten.troubles(policy)
+        for trouble in known(troubles, self.holds):
+            self.rewritten.blame(trouble)
+        leads = self.leadership.held
+        self._show_unmet(leads=leads)
+        if not leads:
+            self._since = ""
+            return
+        self._deleting = {uid for uid in self._deleting if uid in self.rewritten}
+        doomed = list(
+            to_delete(
+                self.rewritten,
+                self.holds,
+                snapshot,
+                policy,
+                wall_s=self._wall(),
+                begun=self._deleting,
+            )
+        )
+        self._tell_missed()
+        self._tell_unmet()
+        await self._hold(new_holds(troubles, self.holds, policy, self._wall()))
+        for watched, hold in doomed:
+            await self._recreate(watched, hold)
+
+    async def _look(self) -> None:
+        """Look at pods a few at a time, and let answers to pods on their way come in between."""
+        while not (snapshot := self._state.snapshot()).stale:
+            if not self.missed.judge(snapshot, self._state.policy):
+                break
+            await asyncio.sleep(0)
+        for watched in self.rewritten.to_look_at():
+            if not (snapshot := self._state.snapshot()).stale:
+                self.rewritten.look(watched, snapshot, self._state.policy)
+                await asyncio.sleep(0)
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _tell_missed(self) -> None:
+        if not self._since:
+            self._since = since(self.leadership.since, self.leadership.mark)
+        for missed in self.missed.take(self._since, MOST_MISSED):
+            self._metrics.missed.inc()
+            message = "nobody decided on it: the webhook was out of reach when it was created"
+            self._tell(Finding(Found.MISSED, missed.pod, message), missed.pod.uid)
+        if self.missed.judged_until:
+            self.leadership.mark = max(self.leadership.mark, self.missed.judged_until)
+
+    def _show_unmet(self, *, leads: bool) -> None:
+        slices: dict[str, int] = {}
+        for watched in self.rewritten.unmet() if leads else ():
+            for profile, (_, count) in zip(watched.profiles, watched.slices, strict=True):
+                slices[profile] = slices.get(profile, 0) + count
+        self._metrics.unmet.clear()
+        for profile, count in slices.items():
+            self._metrics.unmet.labels(profile).set(count)
+
+    def _tell_unmet(self) -> None:
+        for watched in self.rewritten.unmet():
+            if not watched.told:
+                watched.told = True
+                message = f"waits for {', '.join(watched.profiles)}: none is free in its reach"
+                finding = Finding(
+                    Found.UNMET, watched.pod, message, profiles=tuple(watched.profiles)
+                )
+                self._tell(finding, watched.pod.uid)
+
+    def _tell(self, finding: Finding, occasion: str) -> None:
+        """Audit line and Event; the metric is counted by the caller."""
+        revision = self._state.policy.revision
+        self._tell_audit(audit_fields(finding, config_revision=revision))
+        regarding = (
+            _workload_of(finding.pod) if finding.found is Found.HELD else _itself(finding.pod)
+        )
+        action = "Recreate" if finding.deleted else "Reconcile"
+        self._events.warn(regarding, occasion, str(finding.reason), finding.message, action)
+
+    # --- mending ---------------------------------------------------------------------------------
+
+    async def _hold(self, found: list[tuple[Trouble, Hold]]) -> None:
+        if not found or not self.leadership.held:
+            return
+        holds = [hold for _, hold in found]
+        if not await self.store.write(holds, self.leadership.identity):
+            return  # somebody has changed them; the next round sees what
+        for trouble, hold in found:
+            if hold.key not in self.holds:
+                continue  # of very many at once not all have room
+            self.rewritten.blame(trouble)
+            self._metrics.holds.labels(str(hold.cause)).inc()
+            self._tell(_held(trouble.watched, hold, hold.why), _occasion(hold.since_s))
+            log.info("workload held back", namespace=hold.namespace, workload=hold.key[1])
+
+    async def _recreate(self, watched: Watched, hold: Hold) -> None:
+        """Delete one pod, if it is still the one we know, in the version we know.
+
+        That it is done is written down first: whoever takes over does not do it again.
+        """
+        pod, now_s = watched.pod, self._wall()
+        if pod.uid not in self._deleting:
+            if not await self.store.write([marked_deleted(hold, now_s)], self.leadership.identity):
+                return
+            self._deleting.add(pod.uid)
+        if not self.leadership.held:
+            return
+        preconditions = {"uid": pod.uid, "resourceVersion": watched.version}
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
+        try:
+            await self._client.request("DELETE", path, json.dumps(body).encode())
+        except ApiError as error:
+            if error.status == HTTPStatus.CONFLICT:
+                return  # it has changed: the next round sees whether it still does not run
+            self._deleting.discard(pod.uid)
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return
+        self._deleting.discard(pod.uid)
+        self._metrics.recreated.inc()
+        message = f"pod {pod.name} deleted, to come back whole: {hold.why}"
+        self._tell(_held(watched, hold, message, deleted=True), f"{_occasion(now_s)}.deleted")
+        log.info("pod deleted", namespace=pod.namespace, pod=pod.name)
+
+
+def _held(watched: Watched, hold: Hold, message: str, *, deleted: bool = False) -> Finding:
+    until = rfc3339(hold.until_s)
+    return Finding(
+        Found.HELD,
+        watched.pod,
+        message if deleted else f"runs whole until {until}: {message}",
+        cause=hold.cause,
+        profiles=tuple(watched.profiles),
+        until=until,
+        deleted=deleted,
+    )
+
+
+def _occasion(time_s: float) -> str:
+    return f"{int(time_s):x}"
+
+
+def _itself(pod: Whose) -> dict[str, str]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "uid": pod.uid,
+    }
+
+
+def _workload_of(pod: Whose) -> dict[str, str]:
+    """The workload, with its uid where the pod tells it: of a Deployment it tells the ReplicaSet's."""
+    workload, controller = pod.workload, pod.controller
+    regarding = {"namespace": pod.namespace, "kind": workload.kind, "name": workload.name}
+    if (workload.kind, workload.name) == (controller.kind, controller.name):
+        return regarding | {"apiVersion": controller.api_version, "uid": controller.uid}
+    if workload.kind == "Pod":
+        return _itself(pod)
+    return regarding | {"apiVersion": _API_OF.get(workload.kind, controller.api_version)}

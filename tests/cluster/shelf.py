@@ -1,0 +1,93 @@
+"""An API server for named objects that several clients write: versions, conflicts, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+from extender.cluster.errors import ApiError, Unreachable
+
+if TYPE_CHECKING:
+    from extender.cluster.client import ApiClient
+
+JSON = dict[str, Any]
+
+
+class Shelf:
+    """Objects by path. As the real one does, it knows apply for what is not there, and merge patches."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, JSON] = {}
+        self.away = False
+        self.events: list[JSON] = []
+        self.deletions: list[tuple[str, JSON]] = []
+        """Path of what was to be deleted, and the preconditions."""
+        self.refuse_deletions = 0
+        """How many of the next ones are answered by 409."""
+        self.requests: list[str] = []
+        self._version = 0
+
+    @property
+    def client(self) -> ApiClient:
+        """To be handed to what is under test."""
+        return cast("ApiClient", self)
+
+    async def get(self, path: str) -> bytes:
+        """An object."""
+        self._met("GET", path)
+        if path not in self.objects:
+            raise ApiError(404, "NotFound")
+        return json.dumps(self.objects[path]).encode()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        content_type: str = "application/json",
+        _params: object = None,
+    ) -> bytes:
+        """A patch of one of the objects, an Event, or the deletion of a pod."""
+        self._met(method, path)
+        change = json.loads(body)
+        if method == "POST":
+            self.events.append(change)
+            return b"{}"
+        if method == "DELETE":
+            if self.refuse_deletions:
+                self.refuse_deletions -= 1
+                raise ApiError(409, "Conflict")
+            self.deletions.append((path, change["preconditions"]))
+            return b"{}"
+        known = self.objects.get(path)
+        if content_type == "application/apply-patch+yaml":
+            if known is not None:
+                raise ApiError(409, "Conflict")
+            known = {"metadata": {"creationTimestamp": "2027-01-15T08:00:00Z"}}
+        elif known is None:
+            raise ApiError(404, "NotFound")
+        elif change["metadata"].pop("resourceVersion") != known["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict")
+        made = _merged(copy.deepcopy(known), change)
+        self._version += 1
+        made["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[path] = made
+        return json.dumps(made).encode()
+
+    def _met(self, method: str, path: str) -> None:
+        if self.away:
+            raise Unreachable("nobody there")
+        self.requests.append(f"{method} {path}")
+
+
+def _merged(tree: JSON, change: JSON) -> JSON:
+    """RFC 7386."""
+    for key, value in change.items():
+        if value is None:
+            tree.pop(key, None)
+        elif isinstance(value, dict):
+            tree[key] = _merged(tree.get(key, {}), value)
+        else:
+            tree[key] = value
+    return tree
