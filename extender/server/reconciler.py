@@ -211,10 +211,9 @@ class Reconciler:
         That it is done is written down first: whoever takes over does not do it again.
         """
         pod, now_s = watched.pod, self._wall()
-        if pod.uid not in self._deleting:
-            if not await self.store.write([marked_deleted(hold, now_s)], self.leadership.identity):
-                return
-            self._deleting.add(pod.uid)
+        if not await self.store.write([marked_deleted(hold, now_s)], self.leadership.identity):
+            return
+        self._deleting.add(pod.uid)
         if not self.leadership.held:
             return
         preconditions = {"uid": pod.uid, "resourceVersion": watched.version}

@@ -48,6 +48,8 @@ def test_the_kinds_are_what_an_admin_expects_and_the_namespace_comes_first() -> 
         "Service",
         "ServiceAccount",
         "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
         "ValidatingAdmissionPolicyBinding",
     ]
 

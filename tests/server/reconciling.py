@@ -79,6 +79,11 @@ class World:
         self.pods[name] = tree
         self.replica.rewritten.pods.upsert(msgspec.convert(tree, RewrittenPod))
 
+    def lose(self, name: str) -> None:
+        """A pod is gone."""
+        tree = msgspec.convert(self.pods.pop(name), RewrittenPod)
+        self.replica.rewritten.pods.remove(tree)
+
     async def rounds(self, count: int, every_s: float = 1.0) -> None:
         """So many rounds, with the Lease renewed in between."""
         for _ in range(count):

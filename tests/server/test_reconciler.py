@@ -12,7 +12,6 @@ import pytest
 from extender.cluster.holds import rfc3339
 from extender.cluster.objects import PodObject
 from extender.cluster.reconcile import SETTLE_S
-from extender.cluster.statuses import RewrittenPod
 from extender.core.policy import Backoff, BackoffAction, Globs, Mode
 from extender.server.metrics import Metrics
 from extender.server.reconciler import PATIENCE_S, Reconciler
@@ -66,9 +65,7 @@ async def test_of_a_workload_with_many_such_pods_one_is_deleted_in_each_window()
 
     await world.rounds(60)
     assert len(world.deleted) == 1
-    world.replica.rewritten.pods.remove(
-        msgspec.convert(world.pods.pop(world.deleted[0]), RewrittenPod)
-    )
+    world.lose(world.deleted[0])
     await world.rounds(int(WINDOW_S))
 
     assert len(world.deleted) == 2
@@ -97,6 +94,20 @@ async def test_a_deletion_that_is_refused_because_the_pod_has_changed_is_tried_a
 
     assert world.deleted == ["asr-1"]
     assert [line["deleted"] for line in world.lines] == [False, True]
+
+
+async def test_from_a_deletion_that_took_several_tries_a_whole_window_passes_to_the_next() -> None:
+    world = World()
+    for name in ("asr-1", "asr-2"):
+        world.see(crashed(name=name))
+    world.shelf.refuse_deletions = 300
+
+    await world.rounds(600)
+    assert len(world.deleted) == 1
+    world.lose(world.deleted[0])
+    await world.rounds(300)
+
+    assert len(world.deleted) == 1
 
 
 async def test_a_process_that_takes_over_after_the_deletion_was_written_down_does_not_repeat_it() -> (
