@@ -194,20 +194,28 @@ class _Fit:
         nodes = self.nodes
         for want, pick in pick_of.items():
             nodes &= pick.offering if want.need_mib is None else pick.nodes
-        to = {f.container.pointer: pick_of[f.want].resource for f in self.wanted}
-        claims = {
+        picks = tuple([pick_of[f.want] for f in self.wanted])
+        return Chosen(
+            reason=Reason.FITS,
+            picks=picks,
+            claims=self._claims(picks),
+            guards=self._guards(pick_of),
+            nodes=nodes,
+        )
+
+    def _claims(self, picks: Sequence[OfferSummary]) -> dict[str, int]:
+        """What the pod would ask of its node."""
+        if len(picks) == 1:  # by far the most frequent
+            return {picks[0].resource: 1}
+        to = {
+            f.container.pointer: pick.resource for f, pick in zip(self.wanted, picks, strict=True)
+        }
+        return {
             resource: podlib.total(
                 [(c.kind, int(to.get(c.pointer) == resource)) for c in self.subject.containers]
             )
             for resource in sorted(set(to.values()))
         }
-        return Chosen(
-            reason=Reason.FITS,
-            picks=tuple(pick_of[f.want] for f in self.wanted),
-            claims=claims,
-            guards=self._guards(pick_of),
-            nodes=nodes,
-        )
 
     def _guards(self, pick_of: Mapping[Want, OfferSummary]) -> tuple[tuple[str, int], ...]:
         """Node labels that kube-scheduler shall check, where we cannot be sure of every node."""

@@ -238,10 +238,10 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
     copies: dict[str, Any] = {"": dict(pod)}
     for operation in patch:
         path = operation["path"]
-        base, _, last = path.rpartition("/")
+        base, last = _parted(path)
         try:
             target = copies[base] if base in copies else _copied(base, copies)
-            _apply_one(operation, target, _unescaped(last))
+            _apply_one(operation, target, last)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise PatchError(f"{operation['op']} {path}: {error!r}") from error
         if path in copies or isinstance(target, list):
@@ -253,16 +253,18 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1024)
-def _unescaped(member: str) -> str:
-    return member.replace("~1", "/").replace("~0", "~")
+def _parted(pointer: str) -> tuple[str, str]:
+    """The pointer to what holds a member, and the member."""
+    base, _, last = pointer.rpartition("/")
+    return base, last.replace("~1", "/").replace("~0", "~")
 
 
 def _copied(pointer: str, copies: dict[str, Any]) -> Any:
     """What stands at a pointer, copied before its first change, and so is all that leads to it."""
     if pointer not in copies:
-        base, _, member = pointer.rpartition("/")
+        base, member = _parted(pointer)
         holder = _copied(base, copies)
-        key = int(member) if isinstance(holder, list) else _unescaped(member)
+        key = int(member) if isinstance(holder, list) else member
         copies[pointer] = holder[key] = holder[key].copy()
     return copies[pointer]
 
