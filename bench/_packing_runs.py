@@ -1,10 +1,14 @@
 """Many runs, and what they say together: means, paired differences, checks."""
 
+import hashlib
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bench._packing_bound import boxes, erlang_b, fewest, mean_and_half_width
 from bench._packing_clusters import Cluster, Scenario, build
@@ -91,14 +95,53 @@ def run(task: Task) -> tuple[str, int, dict[str, Run]]:
     return scenario.name, task.seed, found
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One task that is done, as a line of a file; `task` tells it from one that only has its name."""
+
+    task: str
+    runs: dict[str, Run]
+
+
+def _digest(task: Task) -> str:
+    return hashlib.sha256(repr(task).encode()).hexdigest()
+
+
+def done_before(file: Path) -> dict[str, dict[str, Run]]:
+    """What an earlier run wrote into its file before it was interrupted, by digest of the task."""
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    whole = b"".join(line for line in lines if line.endswith(b"\n"))
+    file.write_bytes(whole)  # without a line that was begun
+    return {kept.task: kept.runs for kept in msgspec.json.Decoder(Kept).decode_lines(whole)}
+
+
 def run_all(
-    tasks: Sequence[Task], processes: int, told: Callable[[int], None]
+    tasks: Sequence[Task], processes: int, told: Callable[[int], None], file: Path | None = None
 ) -> dict[str, list[dict[str, Run]]]:
-    """Scenario -> what each seed came to, by policy. `told` hears how many tasks are done."""
+    """Scenario -> what each seed came to, by policy.
+
+    Args:
+        tasks: to be done; what the file has of them is not done again.
+        processes: how many at once.
+        told: hears how many tasks are done.
+        file: gets every task as soon as it is done.
+    """
+    before = done_before(file) if file else {}
     found: dict[str, dict[int, dict[str, Run]]] = {t.scenario.name: {} for t in tasks}
+    left = []
+    for task in tasks:
+        if runs := before.get(_digest(task)):
+            found[task.scenario.name][task.seed] = runs
+        else:
+            left.append(task)
+    digests = {(task.scenario.name, task.seed): _digest(task) for task in left}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for done, (name, seed, runs) in enumerate(pool.imap_unordered(run, tasks), start=1):
+        every = pool.imap_unordered(run, left)
+        for done, (name, seed, runs) in enumerate(every, start=len(tasks) - len(left) + 1):
             found[name][seed] = runs
+            if file:
+                with file.open("ab") as lines:
+                    lines.write(msgspec.json.encode(Kept(digests[name, seed], runs)) + b"\n")
             told(done)
     return {name: [runs for _, runs in sorted(seeds.items())] for name, seeds in found.items()}
 

@@ -57,7 +57,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             end = "\n" if done == len(tasks) else ""
             sys.stderr.write(f"\r{done} of {len(tasks)} runs, {spent:.0f} s {end}")
 
-    found = run_all(tasks, given.processes, told)
+    found = run_all(tasks, given.processes, told, given.resume)
     sizes = {s.name: sum(len(m.layouts) for m in s.machines) for s in scenarios}
     rows = [{**row(name, runs), "gpus": sizes[name]} for name, runs in found.items()]
     return {
@@ -188,6 +188,9 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--processes", type=int, default=2, help="how many at once; 2 by default")
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="keep each run there, and go on from what it has"
+    )
     parser.add_argument(
         "--from", type=Path, metavar="FILE", dest="earlier", help="run nothing; take FILE"
     )

@@ -28,6 +28,9 @@ IDLE = 2.0
 DIGITS = 9
 """Costs that agree so far are equal: what is left is rounding, and must not decide."""
 
+BATCH = 64
+"""So many nodes may wait to be put in order again: a millisecond, the most a question pays for others."""
+
 Key = tuple[float, int, str]
 """(drain cost, GPUs of the node, name): less is better, and no two nodes are equal."""
 
@@ -81,8 +84,9 @@ class Members:
 class Ranking:
     """The order of the nodes for each resource, kept up to date by the changes to a `Capacity`.
 
-    A change costs what it changes on the one node, and is paid by the next question. A call walks
-    along the order of its resource until it has met ten of the nodes it was given.
+    A change costs what it changes on the one node. It is paid by the next question, or by the change
+    that makes the batch full: were it always the question, one after a long silence would be slow.
+    A call walks along the order of its resource until it has met ten of the nodes it was given.
     """
 
     def __init__(self, capacity: Capacity) -> None:
@@ -92,10 +96,16 @@ class Ranking:
         self._orders: dict[str, list[Key]] = {}
         """Resource -> keys of all nodes that have it, best first."""
         self._touched = set(capacity.index.slot_of)
-        capacity.touched = self._touched.add
+        capacity.touched = self._touch
+
+    def _touch(self, name: str) -> None:
+        """A node has changed."""
+        self._touched.add(name)
+        if len(self._touched) >= BATCH:
+            self._refresh()
 
     def _refresh(self) -> None:
-        """Take in what has changed since the last question."""
+        """Take in what has changed since the last time."""
         gone: dict[str, list[Key]] = {}
         come: dict[str, list[Key]] = {}
         for name in self._touched:

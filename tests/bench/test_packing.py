@@ -23,7 +23,18 @@ from bench._packing_policies import (
     View,
     told,
 )
-from bench._packing_runs import COLUMNS, Task, checks, difference, row, run, shortened, with_bound
+from bench._packing_runs import (
+    COLUMNS,
+    Task,
+    checks,
+    difference,
+    done_before,
+    row,
+    run,
+    run_all,
+    shortened,
+    with_bound,
+)
 from bench._packing_scenarios import SCENARIOS, u1, u2, u3, u4, u5
 from bench._packing_simulation import simulate
 from bench._packing_stream import CPU_ONLY, stream
@@ -118,6 +129,22 @@ def test_no_policy_has_more_idle_than_re_packing_all_pods_would() -> None:
     assert all(each.idle_gpus <= 7 and each.idle_nodes <= 4 for each in runs.values())
 
 
+def test_an_interrupted_benchmark_goes_on_from_what_it_has_kept(
+    tmp_path: Path,
+) -> None:
+    tasks = [Task(shortened(TINY, 4.0, 1.0), seed) for seed in (1, 2, 3)]
+    file, heard = tmp_path / "runs.jsonl", list[int]()
+    whole = run_all(tasks, 1, heard.append, file)
+    assert (whole["U1 .30"], heard) == ([run(task)[2] for task in tasks], [1, 2, 3])
+    first, second, _ = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(first + second[:-20])
+    heard.clear()
+    assert run_all(tasks, 1, heard.append, file) == whole
+    assert (heard, len(done_before(file))) == ([2, 3], 3)
+    other = Task(shortened(TINY, 5.0, 1.0), 1)  # of the same name
+    assert run_all([other], 1, heard.append, file)["U1 .30"] == [run(other)[2]]
+
+
 def test_a_snapshot_beyond_the_bound_is_counted() -> None:
     scenario = shortened(NAMED["U2 .30"], 6.0, 2.0)
     outcome = simulate(scenario, 1, OURS)
@@ -210,7 +237,7 @@ def test_ours_is_the_production_score_on_what_has_happened() -> None:
             found = dict(super().scores(kind, nodes))
             resource, capacity = self._resources[kind], self._capacity
             afresh = Ranking(capacity)
-            capacity.touched = self._ranking._touched.add
+            capacity.touched = self._ranking._touch
             again = afresh.scores({self._names[n] for n in nodes}, (resource,), spread=False)
             assert found == {self._number[name]: score for name, score in again}
             for n in nodes:

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from extender.cluster.objects import NodeObject
 from extender.cluster.reading import read_node
+from extender.core import score
 from extender.core.capacity import Capacity, Holding, Usage
 from extender.core.layout import Cut
 from extender.core.node import Node
 from extender.core.pod import Ask
 from extender.core.policy import Policy
-from extender.core.score import IDLE, TOP_SCORE, Ranking, drain_costs
+from extender.core.score import BATCH, IDLE, TOP_SCORE, Ranking, drain_costs
 from tests.build import GPU, mig, node
 
 ASR, TTS = "speech/Deployment/asr", "speech/Deployment/tts"
@@ -318,9 +319,9 @@ def test_a_ranking_made_late_knows_the_nodes_that_were_there_before() -> None:
     assert [name for name, _ in late.scores({"a", "b"}, {SLICE})] == ["b", "a"]
 
 
-@pytest.mark.parametrize("changed", [1, 3, 40])
+@pytest.mark.parametrize("changed", [1, 3, 40, BATCH, 200])
 def test_few_changes_and_many_lead_to_the_same_order(changed: int) -> None:
-    names = [f"n{number:02}" for number in range(40)]
+    names = [f"n{number:03}" for number in range(200)]
     cluster = Cluster(*(read(name) for name in names))
     cluster.order(*names)
     for number, name in enumerate(names[:changed]):
@@ -328,6 +329,27 @@ def test_few_changes_and_many_lead_to_the_same_order(changed: int) -> None:
     kept = cluster.ranking.scores(set(names), {SLICE})
     assert kept == Ranking(cluster.capacity).scores(set(names), {SLICE})
     assert kept[0][0] in names[:changed]
+
+
+def test_no_question_pays_for_more_than_a_batch_however_much_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"n{number:03}" for number in range(3 * BATCH + 7)]
+    cluster = Cluster(*(read(name) for name in names))
+    cluster.order(*names)
+    counted: list[str] = []
+
+    def counting(node: Node, usage: Usage) -> dict[str, float]:
+        counted.append(node.name)
+        return drain_costs(node, usage)
+
+    monkeypatch.setattr(score, "drain_costs", counting)
+    for name in names:
+        cluster.hold(name, 1)
+    paid_by_changes = len(counted)
+    cluster.order(*names)
+    assert (paid_by_changes, len(counted)) == (3 * BATCH, len(names))
+
 
 
 def test_nothing_is_kept_for_names_and_resources_that_nobody_has() -> None:
