@@ -189,7 +189,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--processes", type=int, default=2, help="how many at once; 2 by default")
     parser.add_argument(
-        "--resume", type=Path, metavar="FILE", help="keep each run there, and go on from what it has"
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="keep each run there, and go on from what it has",
     )
     parser.add_argument(
         "--from", type=Path, metavar="FILE", dest="earlier", help="run nothing; take FILE"

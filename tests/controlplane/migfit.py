@@ -188,6 +188,17 @@ class Migfit:
         reviews = [line for line in found if line["event"] == "admission"]
         return reviews if len(reviews) >= least else []
 
+    def wait_free(self, resource: str, count: int) -> None:
+        """Wait until it knows that so many units of a MIG resource are free; asks by dry runs."""
+        probe = gpu_pod("probe", "default", annotations={"migfit.io/gpu-memory": "9.6G"})
+
+        def seen() -> bool:
+            self._plane.client.create(probe, dry_run=True)
+            candidates = self.audit("default")[-1]["candidates"]
+            return [c["free"] for c in candidates if c["resource"] == resource] == [count]
+
+        wait_until(seen, 10, f"{count} of {resource} are known to be free")
+
     @property
     def extender(self) -> JSON:
         """This server as an extender in a KubeSchedulerConfiguration."""

@@ -351,7 +351,6 @@ def test_no_question_pays_for_more_than_a_batch_however_much_has_changed(
     assert (paid_by_changes, len(counted)) == (3 * BATCH, len(names))
 
 
-
 def test_nothing_is_kept_for_names_and_resources_that_nobody_has() -> None:
     cluster = Cluster(read("a"))
     for number in range(50):
