@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -97,6 +98,8 @@ class Place:
     """Of each kind in total."""
     node: Node = field(repr=False)
     """The same node as the production code reads it from the API."""
+    manifest: Mapping[str, Any] = field(repr=False)
+    """The same node in the API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ def build(scenario: Scenario, names: tuple[int, ...]) -> Cluster:
                 tuple(held),
                 tuple(map(sum, zip(*held, strict=True))),
                 read_node(msgspec.convert(tree, NodeObject), Policy()),
+                tree,
             )
         )
     return Cluster(kinds, tuple(places))

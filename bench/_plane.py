@@ -54,12 +54,16 @@ def control_plane() -> Iterator[ControlPlane]:
             yield plane
 
 
-def start_scheduler(plane: ControlPlane, extenders: Sequence[JSON]) -> Program:
+def start_scheduler(
+    plane: ControlPlane, extenders: Sequence[JSON], profiles: Sequence[JSON] | None = None
+) -> Program:
     """The default scheduler; looks at every node, and its own client does not hold it back."""
     user = plane.user("system:kube-scheduler")
     connection = {"kubeconfig": str(user.kubeconfig), "qps": 10_000, "burst": 20_000}
     return plane.start_scheduler(
-        extenders, settings={"clientConnection": connection, "percentageOfNodesToScore": 100}
+        extenders,
+        profiles=profiles,
+        settings={"clientConnection": connection, "percentageOfNodesToScore": 100},
     )
 
 
@@ -93,15 +97,25 @@ class Creator:
         Raises:
             RuntimeError: the API server refuses.
         """
+        self._request("POST", path, orjson.dumps(manifest))
+
+    def delete(self, path: str) -> None:
+        """DELETE one, at once.
+
+        Raises:
+            RuntimeError: the API server refuses.
+        """
+        self._request("DELETE", f"{path}?gracePeriodSeconds=0", None)
+
+    def _request(self, method: str, path: str, body: bytes | None) -> None:
         connection = getattr(self._own, "connection", None)
         if connection is None:
             connection = self._own.connection = _connect(self._plane)
-        body = orjson.dumps(manifest)
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         told = answer.read()
         if answer.status >= 300:
-            raise RuntimeError(f"POST {path}: {answer.status} {told[:300]!r}")
+            raise RuntimeError(f"{method} {path}: {answer.status} {told[:300]!r}")
 
 
 class _Meta(msgspec.Struct):

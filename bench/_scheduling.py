@@ -119,7 +119,7 @@ def _pods(prefix: str, count: int) -> list[JSON]:
     return found
 
 
-def _configured(contender: Contender, extender: Extender | None) -> list[JSON]:
+def configured(verbs: Sequence[str], extender: Extender | None) -> list[JSON]:
     """The `extenders` of the sample under deploy/, with these verbs and this address."""
     if extender is None:
         return []
@@ -127,7 +127,7 @@ def _configured(contender: Contender, extender: Extender | None) -> list[JSON]:
     kept = {
         key: value
         for key, value in sample.items()
-        if not key.endswith("Verb") or key.removesuffix("Verb") in contender.verbs
+        if not key.endswith("Verb") or key.removesuffix("Verb") in verbs
     }
     return [kept | {"urlPrefix": f"http://127.0.0.1:{extender.port}/scheduler"}]
 
@@ -200,7 +200,7 @@ class Rounds:
         self._creator.create_all(PODS, _pods("waiting", self._pods))
         with contender.start() as extender:
             bindings = Bindings(self._plane, NAMESPACE)
-            scheduler = start_scheduler(self._plane, _configured(contender, extender))
+            scheduler = start_scheduler(self._plane, configured(contender.verbs, extender))
             try:
                 acted_s = mended_s = float("inf")
                 if act is not None and extender is not None:
