@@ -6,7 +6,7 @@ The rules are kube-scheduler's (plugins NodeAffinity, TaintToleration, NodeUnsch
 compares them with the real one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from extender.core.node import Node, Taint
@@ -60,6 +60,15 @@ class NodeIndex:
             node = self.nodes[slot]
             if node is not None:
                 yield node
+
+    def named(self, names: Iterable[str]) -> Nodes:
+        """The set of the nodes that have these names; other names are passed over."""
+        bits = bytearray(len(self.nodes) // 8 + 1)
+        for name in names:
+            slot = self.slot_of.get(name)
+            if slot is not None:
+                bits[slot >> 3] |= 1 << (slot & 7)
+        return int.from_bytes(bits, "little")
 
     def put(self, node: Node) -> int:
         """Add a node or take its newer version; its slot."""

@@ -12,6 +12,7 @@ Only the order counts: the best node gets 10, the next 9, and so on, because on 
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import islice
 
@@ -86,7 +87,8 @@ class Ranking:
 
     A change costs what it changes on the one node. It is paid by the next question, or by the change
     that makes the batch full: were it always the question, one after a long silence would be slow.
-    A call walks along the order of its resource until it has met ten of the nodes it was given.
+    A call walks along the order of its resource until it has met ten of the nodes it was given; for as
+    many steps as it was given names, then it looks at these.
     """
 
     def __init__(self, capacity: Capacity) -> None:
@@ -130,27 +132,35 @@ class Ranking:
             if not order:
                 del self._orders[resource]
 
-    def _best(self, resources: Collection[str], names: Container[str], most: int) -> Iterable[Key]:
+    def _best(self, resources: Collection[str], names: Container[str], most: int) -> list[Key]:
         """Keys of the best of these nodes that have all these resources, best first.
 
         For a pod with several resources costs are added up: each slice holds up a GPU of its own.
         """
         self._refresh()
-        if len(resources) == 1:
-            order = self._orders.get(next(iter(resources)), ())
-            return islice((key for key in order if key[2] in names), most)
+        if len(resources) != 1:
+            return heapq.nsmallest(most, self._summed(resources, names))
+        (resource,) = resources
+        order = self._orders.get(resource, [])
+        steps = len(names) if isinstance(names, AbstractSet) else len(order)
+        best = list(islice((key for key in islice(order, steps) if key[2] in names), most))
+        if len(best) == most or steps >= len(order):
+            return best
         return heapq.nsmallest(most, self._summed(resources, names))
 
     def _summed(self, resources: Collection[str], names: Container[str]) -> Iterator[Key]:
         if not resources:
             return
         fewest = min((self._orders.get(resource, []) for resource in resources), key=len)
-        for _, gpus, name in fewest:
-            if name in names:
-                keys = self._keys[name]
-                costs = [keys[resource][0] for resource in resources if resource in keys]
-                if len(costs) == len(resources):
-                    yield round(sum(costs), DIGITS), gpus, name
+        if isinstance(names, AbstractSet) and len(names) < len(fewest):
+            there: Iterable[str] = names
+        else:
+            there = (name for _, _, name in fewest if name in names)
+        for name in there:
+            keys = self._keys.get(name, {})
+            if all(resource in keys for resource in resources):
+                every = [keys[resource] for resource in resources]
+                yield round(sum(cost for cost, _, _ in every), DIGITS), every[0][1], name
 
     def _in_use(self, name: str) -> bool:
         return self._capacity.usage(name).gpu_pods > 0
@@ -173,7 +183,7 @@ class Ranking:
                 packing must not put all replicas of a service on one card.
         """
         siblings = self._capacity.where.get(workload, {}) if spread else {}
-        best = list(self._best(resources, names, TOP_SCORE + len(siblings)))
+        best = self._best(resources, names, TOP_SCORE + len(siblings))
         if siblings:
             in_use = {name for _, _, name in best if self._in_use(name)}
             best.sort(key=lambda k: (k[2] not in in_use, k[2] in siblings and k[2] in in_use, k))

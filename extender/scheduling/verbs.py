@@ -131,10 +131,16 @@ class Scheduling:
         capacity, need_mib = self.capacity(), _need_mib(args.pod)
         # The need is that of the pod's largest container, which asks for the largest slice.
         small = 0 if need_mib is None else capacity.too_small(asked, need_mib)
+        changing = capacity.index.reconfiguring
+        if not small | changing:
+            return {}
+        names = args.distinct()
+        if (small | changing).bit_count() > len(names):
+            only = capacity.index.named(names)
+            small, changing = small & only, changing & only
         why = {node.name: SLICE_TOO_SMALL for node in capacity.index.members(small)}
-        for node in capacity.index.members(capacity.index.reconfiguring):
-            why[node.name] = RECONFIGURING
-        return {name: why[name] for name in why.keys() & args.distinct()} if why else {}
+        why |= {node.name: RECONFIGURING for node in capacity.index.members(changing)}
+        return {name: why[name] for name in why.keys() & names}
 
     def prioritize(self, body: bytes) -> bytes:
         """Score the nodes for a pod that asks for a GPU or a slice; nothing for any other."""
