@@ -1,4 +1,4 @@
-"""From rounds to figures: medians of alternations, a table or JSON, and whether targets are reached."""
+"""From rounds to figures: medians of alternations, a table, JSON or a page, and what is reached."""
 
 import argparse
 import json
@@ -6,15 +6,21 @@ import math
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from bench._client import Round
+from bench._pages import fill_in, table
 from bench._servers import Serving, loop_name
 
 WARM_UP_S = 0.3
+PAGE = "performance.md"
+LOAD_BEFORE = os.getloadavg()[0]
+"""Processes that wanted a core in the minute before the benchmark: what others do to the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Options:
 
     effort: Effort
     as_json: bool
+    write: Path | None = None
+    """Folder of the page that gets the figures."""
 
 
 def options(description: str) -> Options:
@@ -43,8 +51,9 @@ def options(description: str) -> Options:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--quick", action="store_true", help="measure for seconds, coarsely")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help=f"{PAGE} and results there")
     given = parser.parse_args()
-    return Options(QUICK if given.quick else FULL, given.json)
+    return Options(QUICK if given.quick else FULL, given.json, given.write)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,26 +164,68 @@ def report(
     also: Sequence[Sequence[Mapping[str, Any]]] = (),
 ) -> None:
     """Print what was measured: `rows` are a table, each of `also` a further one."""
-    machine = {
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "python": platform.python_version(),
-        "loop": loop_name(),
-        "seconds": round(time.monotonic() - begun_s),
+    found: dict[str, Any] = {
+        "benchmark": benchmark,
+        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "machine": {
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "load before": round(LOAD_BEFORE, 1),
+            "python": platform.python_version(),
+            "loop": loop_name(),
+            "seconds": round(time.monotonic() - begun_s),
+        },
+        "rows": rows,
+        "figures": [figure.as_json() for figure in figures],
+        "also": also,
     }
+    if given.write:
+        write(found, given.write)
     if given.as_json:
-        found = {
-            "benchmark": benchmark,
-            "machine": machine,
-            "rows": rows,
-            "figures": [figure.as_json() for figure in figures],
-        }
-        print(json.dumps(found | ({"also": also} if also else {}), indent=1))
+        print(json.dumps(found, indent=1))
         return
+    machine = found["machine"]
     reached = [figure.as_row() for figure in figures]
     print(", ".join(f"{key}: {value}" for key, value in machine.items()), end="\n\n")
     print(*map(_table, [rows, *also, reached]), sep="\n\n")
+
+
+def kept(benchmark: str) -> str:
+    """The file beside the page that holds its figures."""
+    return f"performance-{benchmark}.json"
+
+
+def write(found: Mapping[str, Any], folder: Path) -> None:
+    """Keep the results and fill in the page."""
+    name, page = str(found["benchmark"]), folder / PAGE
+    (folder / kept(name)).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = fill_in(page.read_text(encoding="utf-8"), {name: markdown(found)})
+    page.write_text(text, encoding="utf-8")
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """What was measured, as the page shows it."""
+    machine = found["machine"]
+    made = (
+        f"Made by `{found['command']}` in {machine['seconds']} s on {machine['cores']} cores; "
+        f"load average before it {machine['load before']}.\n\n"
+    )
+    tables = [_in_markdown(rows) for rows in (found["rows"], *found["also"]) if rows]
+    reached = [
+        {
+            "figure": each["what"],
+            "measured": f"{each['value']:g} {each['unit']}",
+            "aim": f"{'≥' if each['at_least'] else '≤'} {each['target']:g} {each['unit']}",
+            "": "reached" if each["reached"] else "**not reached**",
+        }
+        for each in found["figures"]
+    ]
+    return made + "\n".join([*tables, _in_markdown(reached)])
+
+
+def _in_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    return table(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,5 @@
 """Tables in Markdown and pictures in SVG, out of the rows of the packing benchmark."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
@@ -8,6 +7,7 @@ from xml.sax.saxutils import escape
 from bench._packing_earlier import EARLIER, reproduced
 from bench._packing_policies import DEFAULT, FILL, OURS, POD_COUNT, STOCK
 from bench._packing_runs import MA_CPU_MIG
+from bench._pages import table
 
 Row = Mapping[str, Any]
 
@@ -25,11 +25,6 @@ CHURN = {"U1 .30": 0, **{f"U1 .30 churn {percent}%": percent for percent in (5, 
 
 
 # --- Markdown ----------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _difference(found: Mapping[str, Any], digits: int, *, verdict: bool = True) -> str:
@@ -114,21 +109,6 @@ def beside_earlier(rows: Sequence[Row]) -> str:
 
 def _yes(true: object) -> str:
     return "yes" if true else "**no**"
-
-
-def fill_in(page: str, parts: Mapping[str, str]) -> str:
-    """The page with its generated parts anew: what stands between `<!-- NAME -->` and `<!-- end -->`."""
-    for name, text in parts.items():
-        mark = re.escape(f"<!-- {name} -->")
-        page, count = re.subn(
-            rf"({mark}\n).*?(<!-- end -->)",
-            lambda found, text=text: f"{found[1]}{text}{found[2]}",  # type: ignore[misc]
-            page,
-            flags=re.DOTALL,
-        )
-        if count != 1:
-            raise ValueError(f"the page has {count} places for {name!r}; it needs one")
-    return page
 
 
 # --- SVG ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ objects of a real API server, and the node is the one that the scheduler binds t
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from bench._cluster import JSON
 from bench._packing_policies import DEFAULT, OURS, STOCK, Policy, View
@@ -109,8 +109,7 @@ def scheduling(
     start: Start = production.start if policy == OURS else nobody
     packed = _most_allocated(["cpu", *resources])
     profiles = [{"schedulerName": "default-scheduler"}, *([packed] if policy == MA_CPU_MIG else [])]
-    creator = Creator(plane)
-    with start() as extender:
+    with start() as extender, closing(Creator(plane)) as creator:
         bindings = Bindings(plane, NAMESPACE)
         scheduler = start_scheduler(
             plane, configured(("filter", "prioritize"), extender), profiles=profiles

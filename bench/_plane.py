@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -79,11 +80,17 @@ def _connect(plane: ControlPlane) -> http.client.HTTPSConnection:
 
 
 class Creator:
-    """Creates objects on kept-alive connections, several at a time."""
+    """Creates and deletes objects on kept-alive connections, several at a time; close it."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
-        self._own = threading.local()
+        self._idle: SimpleQueue[http.client.HTTPSConnection] = SimpleQueue()
+
+    def close(self) -> None:
+        """Hang up."""
+        with suppress(Empty):
+            while True:
+                self._idle.get_nowait().close()
 
     def create_all(self, path: str, manifests: Sequence[JSON]) -> None:
         """POST all of them to that path."""
@@ -108,12 +115,14 @@ class Creator:
         self._request("DELETE", f"{path}?gracePeriodSeconds=0", None)
 
     def _request(self, method: str, path: str, body: bytes | None) -> None:
-        connection = getattr(self._own, "connection", None)
-        if connection is None:
-            connection = self._own.connection = _connect(self._plane)
+        try:
+            connection = self._idle.get_nowait()
+        except Empty:
+            connection = _connect(self._plane)
         connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         told = answer.read()
+        self._idle.put(connection)
         if answer.status >= 300:
             raise RuntimeError(f"{method} {path}: {answer.status} {told[:300]!r}")
 

@@ -103,7 +103,7 @@ def _ready(ops_port: int) -> bool:
         return False
 
 
-def memory_mb(pid: int, row: str) -> float:
+def memory_mb(pid: int | str, row: str) -> float:
     """`VmRSS` or `VmHWM` in 10^6 bytes; 0 where the system does not tell."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("ascii").splitlines()

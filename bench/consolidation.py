@@ -16,11 +16,11 @@ from typing import Any
 
 from bench._packing_bound import mean_and_half_width
 from bench._packing_clusters import ALL_1G, ALL_2G, ALL_3G, BALANCED, ONE_7G, Scenario, build
-from bench._packing_pages import fill_in, table
 from bench._packing_policies import Substituting
 from bench._packing_runs import shortened
 from bench._packing_scenarios import alike, u1, u3
 from bench._packing_simulation import Outcome, simulate
+from bench._pages import fill_in, table
 
 SEEDS = tuple(range(845_201, 845_211))
 """Used for nothing before the figures in the documentation were made with them."""

@@ -22,11 +22,11 @@ from bench._packing_pages import (
     bars,
     beside_earlier,
     churn,
-    fill_in,
     idle,
     layouts,
 )
 from bench._packing_runs import BUSY, Task, checks, chosen, row, run_all, shortened
+from bench._pages import fill_in
 
 SEEDS = tuple(range(723_101, 723_111))
 """Used for nothing before the figures in the documentation were made with them."""

@@ -21,11 +21,11 @@ from typing import Any
 
 from bench._packing_bound import mean_and_half_width
 from bench._packing_clusters import Scenario, build
-from bench._packing_pages import fill_in, table
 from bench._packing_policies import DEFAULT, OURS
 from bench._packing_real import MA_CPU_MIG, REAL, scheduling
 from bench._packing_scenarios import u1
 from bench._packing_simulation import Outcome, simulate
+from bench._pages import fill_in, table
 from bench._plane import control_plane
 from bench._scheduling import Production
 from tests.controlplane.plane import ControlPlane
@@ -43,6 +43,7 @@ SCENARIOS = (
         warm_up=3.0,
     ),
 )
+QUICK = (replace(SCENARIOS[0], machines=u1(each=2, gpus=2), horizon=3.0, warm_up=1.0),)
 WITHIN = 0.10
 """How far the real scheduler's idle GPUs may be from the simulator's."""
 PAGE = "consolidation.md"
@@ -143,9 +144,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     scenarios: Sequence[Scenario] = SCENARIOS
     seeds: Sequence[int] = SEEDS
     if given.quick:
-        small = u1(each=2, gpus=2)
-        scenarios = [replace(SCENARIOS[0], machines=small, horizon=3.0, warm_up=1.0)]
-        seeds = (1, 2)
+        scenarios, seeds = QUICK, (1, 2)
     begun_s = time.monotonic()
     found: dict[str, Any] = {"benchmark": "packing_real", "rows": [], "differences": []}
     with control_plane() as plane, tempfile.TemporaryDirectory() as folder:

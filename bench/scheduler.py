@@ -15,6 +15,7 @@ import math
 import statistics
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from bench._scheduling import (
     process_of,
     stop_for,
 )
-from tests.controlplane.plane import ControlPlane
 
 ONE, BOTH = ("prioritize",), ("filter", "prioritize")
 WITHOUT = "no extender"
@@ -76,24 +76,27 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     faults: list[dict[str, Any]] = []
     figures: list[Figure] = []
-    with control_plane() as plane, tempfile.TemporaryDirectory() as folder:
+    with (
+        control_plane() as plane,
+        tempfile.TemporaryDirectory() as folder,
+        closing(Creator(plane)) as creator,
+    ):
         production = Production(plane, Path(folder))
         for size in LARGE if given.effort is FULL else SMALL:
-            found, ratios = measure(plane, production, size)
+            fill_nodes(plane, creator, size.nodes)
+            rounds = Rounds(plane, creator, size.pods)
+            found, ratios = measure(rounds, production, size)
             rows += found
             figures += ratios
             if size.hung_s:
-                faults += measure_faults(plane, production, size)
+                faults += measure_faults(rounds, production, size)
     report("scheduler", rows, figures, given, begun_s, also=[faults])
 
 
 def measure(
-    plane: ControlPlane, production: Production, size: Size
+    rounds: Rounds, production: Production, size: Size
 ) -> tuple[list[dict[str, Any]], list[Figure]]:
     """A row for each contender, and the ratios, of rounds that take turns."""
-    creator = Creator(plane)
-    fill_nodes(plane, creator, size.nodes)
-    rounds = Rounds(plane, creator, size.pods)
     every = contenders(production)
     backlogs: dict[str, list[Backlog]] = {one.name: [] for one in every}
     waits_s: dict[str, list[float]] = {one.name: [] for one in every}
@@ -147,9 +150,8 @@ def _percentile_ms(values_s: list[float], percent: float) -> float:
     return 1000 * ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
-def measure_faults(plane: ControlPlane, production: Production, size: Size) -> list[dict[str, Any]]:
+def measure_faults(rounds: Rounds, production: Production, size: Size) -> list[dict[str, Any]]:
     """A row for each thing that can go wrong."""
-    rounds = Rounds(plane, Creator(plane), size.pods)
     ours = Contender("migfit", BOTH, production.start)
     babbling = Contender("garbage", BOTH, process_of(garbage))
     cases: list[tuple[str, Contender, Act | None]] = [

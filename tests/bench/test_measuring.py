@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import repeat
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 
 from bench import _figures, admission, prioritize
 from bench._client import Connection, Round, one_by_one, paced, saturating
-from bench._figures import Effort, Figure, Measured, median_ratio, p50_s
+from bench._figures import PAGE, Effort, Figure, Measured, kept, markdown, median_ratio, p50_s
+from bench._pages import fill_in
 from bench._requests import POD_BYTES, gpu_pod, reviews_apart
 
 TINY = Effort(alternations=1, round_s=0.01, paced_s=0.05)
@@ -105,6 +108,36 @@ def test_the_ratio_is_the_median_over_neighbouring_rounds() -> None:
     ours = Measured([Round([2.0], 1), Round([30.0], 1), Round([9.0], 1)], 0)
     bare = Measured([Round([1.0], 1), Round([10.0], 1), Round([1.0], 1)], 0)
     assert median_ratio(ours, bare, p50_s) == 3
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def test_what_was_measured_is_kept_and_put_into_its_place_on_the_page(
+    run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / PAGE).write_text("before\n<!-- prioritize -->\n<!-- end -->\nafter\n")
+    written = _figures.options
+    monkeypatch.setattr(prioritize, "options", lambda text: replace(written(text), write=tmp_path))
+    found = run(prioritize, SIZES=(20,), TARGETS={20: 2.2})
+    page = (tmp_path / PAGE).read_text()
+    assert json.loads((tmp_path / kept("prioritize")).read_text()) == found
+    assert page.startswith("before\n<!-- prioritize -->\nMade by `python bench/")
+    assert "| 20 | migfit |" in page
+    assert "prioritize, 20 node names" in page
+    assert page.endswith("<!-- end -->\nafter\n")
+
+
+def test_the_page_says_what_the_kept_results_say() -> None:
+    page = (REFERENCE / PAGE).read_text("utf-8")
+    files = sorted(REFERENCE.glob(kept("*")))
+    results = [json.loads(file.read_text("utf-8")) for file in files]
+    assert {found["benchmark"] for found in results} >= {"scheduler", "sync", "random_scheduling"}
+    for found in results:
+        assert fill_in(page, {found["benchmark"]: markdown(found)}) == page
+        assert "--quick" not in found["command"]
 
 
 # --- the client ----------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from bench._packing_bound import T_975, boxes, erlang_b, fewest, mean_and_half_width
 from bench._packing_clusters import ALL_1G, ALL_3G, BALANCED, CARD, Machine, Scenario, build
 from bench._packing_earlier import EARLIER, reproduced
-from bench._packing_pages import fill_in
 from bench._packing_policies import (
     OURS,
     OURS_TOLD,
@@ -38,6 +37,7 @@ from bench._packing_runs import (
 from bench._packing_scenarios import SCENARIOS, u1, u2, u3, u4, u5
 from bench._packing_simulation import simulate
 from bench._packing_stream import CPU_ONLY, stream
+from bench._pages import fill_in
 from bench.packing import figures
 from extender.core.score import Ranking, drain_costs
 

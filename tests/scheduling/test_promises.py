@@ -165,7 +165,7 @@ def test_the_work_for_a_call_grows_no_faster_than_its_names(verb: str) -> None:
 # --- survives anything -------------------------------------------------------------------------------
 
 WHOLE = [asking(), asking(beside=GPU), pod()]
-BODIES = [
+BODIES: list[JSON] = [
     *({"Pod": tree, "Nodes": None, "NodeNames": ["gpu-0", "gpu-1", "x"]} for tree in WHOLE),
     *(
         {"Pod": tree, "Nodes": {"metadata": {}, "items": [node("gpu-0"), node("gpu-1")]}}
@@ -174,7 +174,7 @@ BODIES = [
 ]
 
 
-JUNK = (
+JUNK: tuple[Any, ...] = (
     None,
     True,
     0,
@@ -196,7 +196,7 @@ JUNK = (
 
 def odd(dice: Dice) -> JSON:
     """A request with something else in place of some of its members."""
-    tree = dice.choice(BODIES)
+    tree: JSON = dice.choice(BODIES)
     for _ in range(dice.randint(1, 3)):
         if every := members(tree):
             tree = changed(tree, *dice.choice(every), to=dice.choice(JUNK))
