@@ -1,6 +1,7 @@
 """The reference pages, made from the code they describe."""  # noqa: INP001  pages, no package
 
 import importlib
+import re
 from collections.abc import Sequence
 
 import click
@@ -11,6 +12,7 @@ from docs._markdown import NOTE, code, table
 from extender.cli import COMMANDS, main
 from extender.core.catalogue import ALL_RESOURCES
 from extender.core.decision import Verdict
+from extender.core.policy import Policy
 from extender.core.reason import STEP_ONE, Action, Reason, leaves_no_mark
 from extender.core.render import WARNED
 from extender.server.metrics import Metrics
@@ -173,3 +175,13 @@ def transformation(resource: str) -> str:
     """One entry of Kueue's `resources.transformations`, as a line of YAML."""
     entry = {"input": resource, "strategy": "Replace", "outputs": {"nvidia.com/gpu": "1"}}
     return yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=WIDTH * 2).strip()
+
+
+_MANAGED = re.compile(r"(?<=^    managedResources:\n)(?: {6}- .*\n)*", re.MULTILINE)
+
+
+def scheduler_sample(text: str) -> str:
+    """A KubeSchedulerConfiguration, its list of managed resources made anew from the catalogue."""
+    names = (*ALL_RESOURCES, Policy().gpu_resource)
+    lines = [f"      - {{name: {name}, ignoredByScheduler: false}}\n" for name in names]
+    return _MANAGED.sub("".join(lines), text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from docs._audit import audit_schema
 from docs._configuration import configuration
 from docs._examples import ROOT, demo, with_demo, with_examples
-from docs._reference import commands, kueue_transformations, metrics, reasons
+from docs._reference import commands, kueue_transformations, metrics, reasons, scheduler_sample
 from extender.config.schema import json_schema
 
 README = ROOT / "README.md"
@@ -26,6 +26,8 @@ def pages() -> dict[Path, str]:
         docs / "reference/commands.md": commands(),
         docs / "how-to/kueue-transformations.yaml": kueue_transformations(),
     }
+    samples = (ROOT / "deploy/scheduler").glob("*.yaml")
+    generated |= {path: scheduler_sample(path.read_text(encoding="utf-8")) for path in samples}
     written = {path: path.read_text(encoding="utf-8") for path in [README, *docs.rglob("*.md")]}
     return {path: with_examples(text) for path, text in written.items()} | generated
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from extender.core import pod as podlib
 from extender.core.capacity import Capacity
+from extender.core.catalogue import ALL_RESOURCES
 from extender.core.consolidate import Option, Placing, prefer, spare
 from extender.core.decision import Candidate, Verdict
 from extender.core.footprint import Footprint, Want
@@ -19,6 +20,8 @@ from extender.core.reason import Reason
 from extender.core.rewrite import added_selector
 from extender.core.snapshot import Snapshot
 from extender.core.subject import Subject
+
+LISTED = frozenset(ALL_RESOURCES)
 
 MOST_COMBINATIONS = 1024
 """Pods whose containers want different profiles: how many combinations are tried at the most."""
@@ -221,7 +224,9 @@ class _Fit:
         """Node labels that kube-scheduler shall check, where we cannot be sure of every node."""
         least: dict[str, int] = {}
         for want, pick in pick_of.items():
-            unsure = pick.uncounted or not pick.uniform or not self.policy.filter
+            # kube-scheduler asks our filter only about names that its configuration lists: ours does.
+            filtered = self.policy.filter and pick.resource in LISTED
+            unsure = pick.uncounted or not pick.uniform or not filtered
             if unsure and pick.guardable and want.need_mib is not None:
                 label = memory_label(pick.resource)
                 least[label] = max(least.get(label, 0), want.need_mib - 1)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
-from extender.core.catalogue import ALL_RESOURCES
+from extender.core.catalogue import ALL_RESOURCES, PRODUCTS, resource_name
 from extender.core.policy import Policy
+from extender.demo.hardware import product_label
 from extender.server.serve import LOOPBACK
 from extender.server.settings import Settings
+from tests.build import decided, node, pod
 from tests.deploy.manifests import JSON, SCHEDULERS, documents, one, served_by
 from tests.deploy.routes import extender_paths
+
+if TYPE_CHECKING:
+    from extender.core.decision import Decision
 
 SAMPLES = ("default-scheduler.yaml", "second-scheduler.yaml")
 samples = pytest.mark.parametrize("name", SAMPLES)
@@ -52,9 +58,40 @@ def test_the_scheduler_asks_about_every_mig_resource_there_is_and_goes_on_counti
     managed = extender(name)["managedResources"]
 
     wanted = [*ALL_RESOURCES, Policy().gpu_resource]
-    # To mend this: one `- {name: …, ignoredByScheduler: false}` for each name, in this order.
+    # To mend this: make docs
     assert [resource["name"] for resource in managed] == wanted
     assert {resource["ignoredByScheduler"] for resource in managed} == {False}
+
+
+def chosen(product: str, profile: str) -> Decision:
+    """For a pod that wants this profile, in a cluster that has one slice of it and no more."""
+    sliced = node(slices={profile: 1}, whole=0, product=product_label(product))
+    tree = pod(footprint=None)
+    tree["metadata"]["annotations"]["migfit.io/profile"] = profile
+    return decided(tree, sliced)
+
+
+@samples
+def test_the_scheduler_asks_about_whatever_the_webhook_can_write_of_the_catalogue(
+    name: str,
+) -> None:
+    written = {
+        resource
+        for product in PRODUCTS.values()
+        for profile in product.profiles
+        for resource in chosen(product.name, profile.name).claims
+    }
+    managed = {resource["name"] for resource in extender(name)["managedResources"]}
+    assert written | {Policy().gpu_resource} == managed
+
+
+def test_a_slice_of_another_name_is_guarded_by_its_label_because_nobody_asks_our_filter() -> None:
+    tree = pod(footprint="9.6G")
+    for profile, guarded in (("2g.20gb", False), ("2g.21gb", True)):
+        label = {f"{resource_name(profile)}.memory": "19968"}
+        known = decided(tree, node(slices={profile: 3}, whole=0, labels=label))
+        assert known.claims == {resource_name(profile): 1}
+        assert bool(known.guards) is guarded
 
 
 @samples
