@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,12 @@ class Options:
     """What the command line said."""
 
     effort: Effort
+    quick: bool
     as_json: bool
     write: Path | None = None
     """Folder of the page that gets the figures."""
+    turns: int | None = None
+    """How often each contender has its turn, in place of what the benchmark thinks enough."""
 
 
 def options(description: str) -> Options:
@@ -52,8 +55,12 @@ def options(description: str) -> Options:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--quick", action="store_true", help="measure for seconds, coarsely")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help=f"{PAGE} and results there")
+    parser.add_argument("--turns", type=int, metavar="N", help="how often each has its turn")
     given = parser.parse_args()
-    return Options(QUICK if given.quick else FULL, given.json, given.write)
+    effort = QUICK if given.quick else FULL
+    if given.turns:
+        effort = replace(effort, alternations=given.turns)
+    return Options(effort, given.quick, given.json, given.write, given.turns)
 
 
 @dataclass(frozen=True, slots=True)

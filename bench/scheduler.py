@@ -16,12 +16,12 @@ import statistics
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench._extenders import do_nothing, garbage
-from bench._figures import FULL, Figure, options, report
+from bench._figures import Figure, options, report
 from bench._plane import Creator, control_plane
 from bench._scheduling import (
     Act,
@@ -82,10 +82,11 @@ def main() -> None:
         closing(Creator(plane)) as creator,
     ):
         production = Production(plane, Path(folder))
-        for size in LARGE if given.effort is FULL else SMALL:
+        for size in SMALL if given.quick else LARGE:
             fill_nodes(plane, creator, size.nodes)
             rounds = Rounds(plane, creator, size.pods)
-            found, ratios = measure(rounds, production, size)
+            turns = given.turns or size.rounds
+            found, ratios = measure(rounds, production, replace(size, rounds=turns))
             rows += found
             figures += ratios
             if size.hung_s:

@@ -14,7 +14,7 @@ itself was computing for as long; one that was late because others had the proce
 import time
 from dataclasses import dataclass
 
-from bench._figures import FULL, Figure, options, report
+from bench._figures import Figure, options, report
 from bench._first_sync import measure_sync
 from bench._serve import cluster
 from bench._servers import certificate
@@ -40,13 +40,12 @@ SMALL = Size(500, 5000, 1, 3.0)
 def main() -> None:
     """Measure and print."""
     given = options(__doc__ or "")
-    size = LARGE if given.effort is FULL else SMALL
+    size = SMALL if given.quick else LARGE
+    turns = given.turns or size.alternations
     begun_s = time.monotonic()
     with certificate() as pair, cluster(size.nodes, size.pods, pair) as found:
-        rows, synced = measure_sync((size.nodes, size.pods), size.alternations, found, pair)
-        watched = measure_loop(
-            size.nodes, (0, EVENTS_PER_S), size.alternations, size.round_s, found, pair
-        )
+        rows, synced = measure_sync((size.nodes, size.pods), turns, found, pair)
+        watched = measure_loop(size.nodes, (0, EVENTS_PER_S), turns, size.round_s, found, pair)
     at = f"{size.nodes} nodes, {size.pods} pods"
     stalls = watched[EVENTS_PER_S].stalls
     figures = [
