@@ -109,6 +109,13 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]
     return head, body
 
 
+def parts(found: Mapping[str, Any]) -> dict[str, str]:
+    """The generated part of the page."""
+    seeds = found["seeds"]
+    made = f"Made by `{found['command']}`; seeds {seeds[0]} to {seeds[-1]}.\n\n"
+    return {"lambda": made + table(*lines(found["rows"]))}
+
+
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Run everything."""
     scenarios: Sequence[Scenario] = SCENARIOS
@@ -141,12 +148,11 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="page and results there")
     given = parser.parse_args()
     found = json.loads(given.earlier.read_text("utf-8")) if given.earlier else measure(given)
-    text = table(*lines(found["rows"]))
     if given.write:
         kept, page = given.write / RESULTS, given.write / PAGE
         kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        page.write_text(fill_in(page.read_text("utf-8"), {"lambda": text}), encoding="utf-8")
-    print(json.dumps(found, indent=1) if given.json else text)
+        page.write_text(fill_in(page.read_text("utf-8"), parts(found)), encoding="utf-8")
+    print(json.dumps(found, indent=1) if given.json else table(*lines(found["rows"])))
 
 
 if __name__ == "__main__":

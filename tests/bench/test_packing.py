@@ -2,14 +2,18 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import consolidation, packing, packing_real
 from bench._packing_bound import T_975, boxes, erlang_b, fewest, mean_and_half_width
 from bench._packing_clusters import ALL_1G, ALL_3G, BALANCED, CARD, Machine, Scenario, build
 from bench._packing_earlier import EARLIER, reproduced
+from bench._packing_pages import bars, churn
 from bench._packing_policies import (
     OURS,
     OURS_TOLD,
@@ -348,6 +352,58 @@ def test_a_figure_is_met_again_if_the_intervals_meet(mean: float, half: float, s
 # --- pages -------------------------------------------------------------------------------------------
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+def kept(file: str) -> dict[str, Any]:
+    """Results beside the page."""
+    found: dict[str, Any] = json.loads((REFERENCE / file).read_text("utf-8"))
+    return found
+
+
+def test_the_page_says_what_the_kept_results_say() -> None:
+    found = kept(packing.RESULTS)
+    page = (REFERENCE / packing.PAGE).read_text("utf-8")
+    assert fill_in(page, packing.parts(found)) == page
+    assert fill_in(page, consolidation.parts(kept(consolidation.RESULTS))) == page
+    assert fill_in(page, packing_real.parts(kept(packing_real.RESULTS))) == page
+    assert found["seeds"] == list(packing.SEEDS)
+    assert kept(consolidation.RESULTS)["seeds"] == list(consolidation.SEEDS)
+    assert {each["scenario"] for each in found["rows"]} == set(NAMED)
+    assert all(check[""] == "as it must be" for check in found["checks"])
+
+
+def test_the_pictures_are_those_of_the_kept_results() -> None:
+    rows = kept(packing.RESULTS)["rows"]
+    smaller = [row for row in rows if NAMED[row["scenario"]].minimum]
+    pictures = {packing.BARS: bars(smaller), packing.CHURN: churn(rows)}
+    for file, picture in pictures.items():
+        assert (REFERENCE / file).read_text("utf-8") == picture
+        shown = "".join(ET.fromstring(picture).itertext())
+        assert "default" in shown
+        assert "migfit" in shown
+
+
+def test_no_scenario_is_lost_against_the_best_stock_configuration() -> None:
+    """What the page promises; a change of the score that breaks it has to say so here."""
+    assert kept(packing.RESULTS)["figures"] == figures(kept(packing.RESULTS)["rows"])
+    assert kept(packing.RESULTS)["figures"][0]["value"] == "none"
+
+
+def test_the_real_scheduler_agrees_with_the_simulator() -> None:
+    found = kept(packing_real.RESULTS)
+    assert packing_real.figures(found) == found["figures"]
+    assert [figure["value"] for figure in found["figures"]] == ["none", "none"]
+
+
+@pytest.mark.parametrize("ratio", [0.89, 1.11])
+def test_a_policy_far_from_the_simulator_or_of_another_sign_is_called_out(ratio: float) -> None:
+    found = kept(packing_real.RESULTS)
+    found["rows"][0]["real / simulated"] = ratio
+    found["differences"][1]["same sign"] = False
+    assert [figure["value"] for figure in packing_real.figures(found)] == [
+        f"U1 .30, default: {ratio:.2f}",
+        "U1 .30, minus MA cpu+mig",
+    ]
 
 
 def test_a_page_without_the_place_for_a_part_is_refused() -> None:
