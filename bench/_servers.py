@@ -13,7 +13,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,14 +175,14 @@ async def _arrivals(state: State) -> None:
 # --- the baselines -------------------------------------------------------------------------------
 
 
-def bare_extender(port: int, answer: bytes) -> None:
-    """Parses the body and answers the same bytes every time."""
+def bare_extender(port: int, answers: Mapping[str, bytes]) -> None:
+    """Parses the body and answers the same bytes every time, at each path its own."""
 
     async def handle(request: web.Request) -> web.Response:
         orjson.loads(await request.read())
-        return web.Response(body=answer, content_type="application/json")
+        return web.Response(body=answers[request.path], content_type="application/json")
 
-    _bare(port, "/scheduler/prioritize", handle)
+    _bare(port, answers, handle)
 
 
 def bare_webhook(port: int, cert: Path, key: Path) -> None:
@@ -197,17 +197,18 @@ def bare_webhook(port: int, cert: Path, key: Path) -> None:
         }
         return web.Response(body=orjson.dumps(answer), content_type="application/json")
 
-    _bare(port, "/mutate", handle, Certificate(cert, key).context)
+    _bare(port, ["/mutate"], handle, Certificate(cert, key).context)
 
 
 def _bare(
     port: int,
-    path: str,
+    paths: Iterable[str],
     handle: Callable[[web.Request], Any],
     tls: ssl.SSLContext | None = None,
 ) -> None:
     app = web.Application(client_max_size=LARGEST_ARGS_BYTES)
-    app.router.add_post(path, handle)
+    for path in paths:
+        app.router.add_post(path, handle)
     serve_app(port, app, tls)
 
 

@@ -1,12 +1,13 @@
-"""How fast nodes are ranked: the production extender against a handler that only parses and answers.
+"""How fast filter and prioritize answer: the production extender against a bare handler.
 
 Both read and parse the same ExtenderArgs (NodeNames and a 4 KB pod) and answer a body of the same
 size; requests go one after the other over one kept-alive connection, as kube-scheduler sends them.
+How it is under a stream of watch events, bench/sync.py measures.
 """
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -14,42 +15,56 @@ from typing import Any
 import orjson
 
 from bench._client import Connection, Round, one_by_one
-from bench._cluster import node_name
 from bench._figures import Figure, Options, alternate, median_ratio, options, p50_s, report
 from bench._requests import extender_args
-from bench._servers import Serving, bare_extender, production_extender, serving
+from bench._servers import bare_extender, production_extender, serving
 
-PATH = "/scheduler/prioritize"
 SIZES = (100, 1000, 5000)
-TARGETS = {5000: 2.2}
+PATHS = {verb: f"/scheduler/{verb}" for verb in ("prioritize", "filter")}
+TARGETS = {("prioritize", 5000): 2.2}
 
 
-ANSWER = orjson.dumps([{"Host": node_name(number), "Score": 10 - number} for number in range(10)])
-"""As large as ours, since all names are of one length."""
-
-
-def measure(nodes: int, bare: Serving, given: Options) -> tuple[list[dict[str, Any]], float]:
-    """The two rows for one size of cluster, and the ratio of the median latencies."""
+def measure(nodes: int, given: Options) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Two rows for each verb with one size of cluster, and the ratio of the median latencies."""
     body = extender_args(nodes)
+    rows: list[dict[str, Any]] = []
+    ratios: dict[str, float] = {}
+    with serving(production_extender, nodes) as ours, closing(Connection(ours.port)) as to_ours:
+        answers = {verb: to_ours.ask(path, body) for verb, path in PATHS.items()}
+        check(answers, nodes)
+        alike = {PATHS[verb]: answer for verb, answer in answers.items()}
+        with serving(bare_extender, alike) as bare, closing(Connection(bare.port)) as to_bare:
+            for verb, answer in answers.items():
 
-    def asking(connection: Connection) -> Callable[[float], Round]:
-        return partial(one_by_one, connection, PATH, itertools.repeat(body))
+                def asking(connection: Connection, path: str) -> Callable[[float], Round]:
+                    return partial(one_by_one, connection, path, itertools.repeat(body))
 
-    with (
-        serving(production_extender, nodes) as ours,
-        closing(Connection(ours.port)) as to_ours,
-        closing(Connection(bare.port)) as to_bare,
-    ):
-        answer = to_ours.ask(PATH, body)
-        if len(answer) != len(ANSWER):
-            raise SystemExit(f"migfit ranked other than ten nodes: {answer.decode()}")
-        measured, floor = alternate((ours, asking(to_ours)), (bare, asking(to_bare)), given.effort)
-    ratio = median_ratio(measured, floor, p50_s)
-    size = {"bytes in": len(body), "bytes out": len(answer)}
-    return [
-        {"nodes": nodes, "server": "migfit", **measured.as_row(), **size, "ratio": f"{ratio:.2f}"},
-        {"nodes": nodes, "server": "bare", **floor.as_row(), **size, "ratio": ""},
-    ], ratio
+                measured, floor = alternate(
+                    (ours, asking(to_ours, PATHS[verb])),
+                    (bare, asking(to_bare, PATHS[verb])),
+                    given.effort,
+                )
+                ratios[verb] = median_ratio(measured, floor, p50_s)
+                size = {"bytes in": len(body), "bytes out": len(answer)}
+                shown = {"migfit": (measured, f"{ratios[verb]:.2f}"), "bare": (floor, "")}
+                rows += [
+                    {"verb": verb, "nodes": nodes, "server": name}
+                    | {**found.as_row(), **size, "ratio": ratio}
+                    for name, (found, ratio) in shown.items()
+                ]
+    return rows, ratios
+
+
+def check(answers: Mapping[str, bytes], nodes: int) -> None:
+    """That what is measured is the work that was meant.
+
+    Raises:
+        SystemExit: another answer came.
+    """
+    if len(orjson.loads(answers["prioritize"])) != min(10, nodes):
+        raise SystemExit(f"migfit ranked other than ten nodes: {answers['prioritize'].decode()}")
+    if len(orjson.loads(answers["filter"])["NodeNames"]) != nodes:
+        raise SystemExit("migfit turned nodes down")
 
 
 def main() -> None:
@@ -58,13 +73,13 @@ def main() -> None:
     begun_s = time.monotonic()
     rows: list[dict[str, Any]] = []
     figures = []
-    with serving(bare_extender, ANSWER) as bare:
-        for nodes in SIZES:
-            found, ratio = measure(nodes, bare, given)
-            rows += found
-            if nodes in TARGETS:
-                what = f"prioritize, {nodes} node names: p50 / p50 of the bare handler"
-                figures.append(Figure(what, ratio, TARGETS[nodes]))
+    for nodes in SIZES:
+        found, ratios = measure(nodes, given)
+        rows += found
+        for verb, ratio in ratios.items():
+            if target := TARGETS.get((verb, nodes)):
+                what = f"{verb}, {nodes} node names: p50 / p50 of the bare handler"
+                figures.append(Figure(what, ratio, target))
     report("prioritize", rows, figures, given, begun_s)
 
 

@@ -43,10 +43,12 @@ def run(
 
 
 def test_prioritize_measures_both_servers(run: Callable[..., dict[str, Any]]) -> None:
-    found = run(prioritize, SIZES=(20,), TARGETS={20: 2.2})
-    assert [(row["nodes"], row["server"]) for row in found["rows"]] == [
-        (20, "migfit"),
-        (20, "bare"),
+    found = run(prioritize, SIZES=(20,), TARGETS={("prioritize", 20): 2.2})
+    assert [(row["verb"], row["nodes"], row["server"]) for row in found["rows"]] == [
+        ("prioritize", 20, "migfit"),
+        ("prioritize", 20, "bare"),
+        ("filter", 20, "migfit"),
+        ("filter", 20, "bare"),
     ]
     assert [figure["target"] for figure in found["figures"]] == [2.2]
     assert all(row["requests/s"] > 0 for row in found["rows"])
@@ -121,11 +123,11 @@ def test_what_was_measured_is_kept_and_put_into_its_place_on_the_page(
     (tmp_path / PAGE).write_text("before\n<!-- prioritize -->\n<!-- end -->\nafter\n")
     written = _figures.options
     monkeypatch.setattr(prioritize, "options", lambda text: replace(written(text), write=tmp_path))
-    found = run(prioritize, SIZES=(20,), TARGETS={20: 2.2})
+    found = run(prioritize, SIZES=(20,), TARGETS={("prioritize", 20): 2.2})
     page = (tmp_path / PAGE).read_text()
     assert json.loads((tmp_path / kept("prioritize")).read_text()) == found
     assert page.startswith("before\n<!-- prioritize -->\nMade by `python bench/")
-    assert "| 20 | migfit |" in page
+    assert "| prioritize | 20 | migfit |" in page
     assert "prioritize, 20 node names" in page
     assert page.endswith("<!-- end -->\nafter\n")
 
