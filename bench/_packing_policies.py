@@ -86,11 +86,13 @@ class MostAllocated(Policy):
 class Extender(Policy):
     """The default scheduler with an extender for pods with a slice or a GPU."""
 
+    weight = WEIGHT
+
     def points(self, kind: int, cores: int, nodes: Sequence[int]) -> list[int]:
         scores = self.scores(kind, nodes)
         default = self.plain(kind, cores, nodes)
         return [
-            10 * WEIGHT * scores.get(n, 0) + points
+            10 * self.weight * scores.get(n, 0) + points
             for n, points in zip(nodes, default, strict=True)
         ]
 

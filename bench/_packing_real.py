@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from bench._cluster import JSON
-from bench._packing_policies import DEFAULT, OURS, STOCK, Policy, View
+from bench._packing_policies import DEFAULT, OURS, STOCK, WEIGHT, Policy, View
 from bench._packing_stream import CPU_ONLY
 from bench._plane import Bindings, Creator, start_scheduler
 from bench._scheduling import NAMESPACE, PODS, Production, Start, configured, nobody
@@ -96,7 +96,11 @@ def _most_allocated(resources: Sequence[str]) -> JSON:
 
 @contextmanager
 def scheduling(
-    plane: ControlPlane, production: Production, policy: str, resources: Sequence[str]
+    plane: ControlPlane,
+    production: Production,
+    policy: str,
+    resources: Sequence[str],
+    weight: int = WEIGHT,
 ) -> Iterator[Callable[[View], Scheduler]]:
     """A scheduler that is set up as the policy of that name says; it begins with the view's nodes.
 
@@ -105,15 +109,17 @@ def scheduling(
         production: our extender.
         policy: one of `REAL`.
         resources: MIG resources of the cluster.
+        weight: of our extender.
     """
     start: Start = production.start if policy == OURS else nobody
     packed = _most_allocated(["cpu", *resources])
     profiles = [{"schedulerName": "default-scheduler"}, *([packed] if policy == MA_CPU_MIG else [])]
     with start() as extender, closing(Creator(plane)) as creator:
         bindings = Bindings(plane, NAMESPACE)
-        scheduler = start_scheduler(
-            plane, configured(("filter", "prioritize"), extender), profiles=profiles
-        )
+        extenders = [
+            each | {"weight": weight} for each in configured(("filter", "prioritize"), extender)
+        ]
+        scheduler = start_scheduler(plane, extenders, profiles=profiles)
 
         def begin(view: View) -> Scheduler:
             manifests = [dict(place.manifest) for place in view.cluster.places]

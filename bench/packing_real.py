@@ -21,7 +21,7 @@ from typing import Any
 
 from bench._packing_bound import mean_and_half_width
 from bench._packing_clusters import Scenario, build
-from bench._packing_policies import DEFAULT, OURS
+from bench._packing_policies import DEFAULT, OURS, POLICIES, WEIGHT, Extender, Policy, View
 from bench._packing_real import MA_CPU_MIG, REAL, scheduling
 from bench._packing_scenarios import u1
 from bench._packing_simulation import Outcome, simulate
@@ -44,6 +44,9 @@ SCENARIOS = (
     ),
 )
 QUICK = (replace(SCENARIOS[0], machines=u1(each=2, gpus=2), horizon=3.0, warm_up=1.0),)
+WEIGHTS = (1, 2, 5, 12, 30)
+"""Of the extender, on a cluster of 12 nodes."""
+WEIGHED = Scenario(name="U1 .30", machines=u1(), load=0.30, horizon=8.0, warm_up=3.0)
 WITHIN = 0.10
 """How far the real scheduler's idle GPUs may be from the simulator's."""
 PAGE = "consolidation.md"
@@ -59,13 +62,44 @@ class Pair:
 
 
 def run(
-    plane: ControlPlane, production: Production, scenario: Scenario, seed: int, policy: str
+    plane: ControlPlane,
+    production: Production,
+    scenario: Scenario,
+    seed: int,
+    policy: str,
+    weight: int = WEIGHT,
 ) -> Pair:
     """One scenario and seed under one policy."""
     kinds = build(scenario, tuple(range(len(scenario.machines)))).kinds
     resources = [kind.resource for kind in kinds]
-    with scheduling(plane, production, policy, resources) as begin:
-        return Pair(simulate(scenario, seed, begin), simulate(scenario, seed, policy))
+
+    def simulated(view: View) -> Policy:
+        made = POLICIES[policy](view)
+        if isinstance(made, Extender):
+            made.weight = weight
+        return made
+
+    with scheduling(plane, production, policy, resources, weight) as begin:
+        return Pair(simulate(scenario, seed, begin), simulate(scenario, seed, simulated))
+
+
+def weigh(
+    plane: ControlPlane, production: Production, scenario: Scenario, seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """A row for each weight of the extender."""
+    made = []
+    for weight in WEIGHTS:
+        pairs = [run(plane, production, scenario, seed, OURS, weight) for seed in seeds]
+        made.append(
+            {
+                "weight": weight,
+                "idle GPUs": round(statistics.fmean(p.real.idle_gpus for p in pairs), 1),
+                "simulated": round(statistics.fmean(p.simulated.idle_gpus for p in pairs), 1),
+                "idle nodes": round(statistics.fmean(p.real.idle_nodes for p in pairs), 2),
+            }
+        )
+        sys.stderr.write(f"weight {weight}: {made[-1]['idle GPUs']} idle GPUs\n")
+    return made
 
 
 def rows(scenario: str, found: Mapping[str, Sequence[Pair]]) -> list[dict[str, Any]]:
@@ -143,8 +177,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Run everything."""
     scenarios: Sequence[Scenario] = SCENARIOS if given.all else SCENARIOS[:1]
     seeds: Sequence[int] = SEEDS
+    weighed = WEIGHED
     if given.quick:
-        scenarios, seeds = QUICK, (1, 2)
+        scenarios, seeds, weighed = QUICK, (1, 2), QUICK[0]
     begun_s = time.monotonic()
     found: dict[str, Any] = {"benchmark": "packing_real", "rows": [], "differences": []}
     with control_plane() as plane, tempfile.TemporaryDirectory() as folder:
@@ -162,6 +197,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                     )
             found["rows"] += rows(scenario.name, pairs)
             found["differences"] += differences(scenario.name, pairs)
+        found["weights"] = weigh(plane, production, weighed, seeds)
     return found | {
         "command": " ".join(["python", "bench/packing_real.py", *sys.argv[1:]]),
         "seeds": list(seeds),
@@ -194,12 +230,16 @@ def parts(found: Mapping[str, Any]) -> dict[str, str]:
         f"{found['load average'][0]}.\n\n"
     )
     ours = table(["scenario", "migfit", "really", "simulated"], signs)
-    return {"real": made + table(head, body) + "\n" + ours}
+    weights = [[str(value) for value in row.values()] for row in found["weights"]]
+    return {
+        "real": made + table(head, body) + "\n" + ours,
+        "weight": table(["weight", "idle GPUs of 96", "simulated", "idle nodes of 12"], weights),
+    }
 
 
 def tell(found: Mapping[str, Any]) -> None:
     """Print the tables for people."""
-    print(parts(found)["real"])
+    print(*parts(found).values(), sep="\n")
     for figure in found["figures"]:
         print(f"{figure['figure']}: {figure['value']} ({figure['']})")
 

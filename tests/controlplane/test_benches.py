@@ -47,12 +47,14 @@ def test_the_real_scheduler_takes_the_simulators_place_for_every_policy(
         packing_real.SCENARIOS[1], machines=machines, churn=0.1, horizon=2.0, warm_up=0.5
     )
     monkeypatch.setattr(packing_real, "QUICK", (tiny,))
+    monkeypatch.setattr(packing_real, "WEIGHTS", (1, 30))
     found = run(packing_real)
     assert [row["policy"] for row in found["rows"]] == [DEFAULT, MA_CPU_MIG, OURS]
     assert all(row["pods"] > 0 for row in found["rows"])
     assert len({row["pods"] for row in found["rows"]}) == 1
     ours = found["rows"][-1]
     assert ours["idle GPUs"] == pytest.approx(ours["simulated"], rel=0.25)
+    assert [each["weight"] for each in found["weights"]] == [1, 30]
     assert [each["migfit minus"] for each in found["differences"]] == [DEFAULT, MA_CPU_MIG]
 
 

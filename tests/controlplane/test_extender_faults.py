@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.controlplane
 
-SOON_S = 15.0
+SOON_S = 60.0
 NODES = ("gpu-a", "gpu-b")
 rewritten_pod = partial(gpu_pod, resources={SLICE: 1}, labels=REWRITTEN, annotations=NEED)
 

@@ -56,7 +56,7 @@ def unschedulable(plane: ControlPlane, namespace: str, name: str) -> str:
             "",
         )
 
-    return wait_until(told, 20, f"the scheduler says why {name} waits")
+    return wait_until(told, 60, f"the scheduler says why {name} waits")
 
 
 # --- what it asks --------------------------------------------------------------------------------
