@@ -43,8 +43,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Run everything."""
     begun_s = time.monotonic()
     scenarios = chosen(every=given.all)
-    seeds: Sequence[int] = SEEDS
+    seeds: Sequence[int] = range(*given.seeds) if given.seeds else SEEDS
     busy = BUSY
+    if given.only:
+        scenarios = [s for s in chosen(every=True) if s.name == given.only]
     if given.quick:
         seeds = QUICK_SEEDS
         scenarios = [shortened(s, 24.0, 6.0) for s in scenarios if s.name in QUICK]
@@ -72,7 +74,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "command": " ".join(["python", "bench/packing.py", *sys.argv[1:]]),
         "seeds": list(seeds),
         "rows": rows,
-        "checks": checks(seeds, busy),
+        "checks": [] if given.only else checks(seeds, busy),
         "figures": figures(rows),
     }
 
@@ -122,7 +124,7 @@ def tell(found: Mapping[str, Any]) -> None:
     print(", ".join(f"{key}: {value}" for key, value in machine.items()), end="\n\n")
     for what, digits in (("idle GPUs", 1), ("idle nodes", 2)):
         print(_table([_shown(row, what, digits) for row in found["rows"]]), end="\n\n")
-    print(_table(found["checks"]), _table(found["figures"]), sep="\n\n")
+    print(*map(_table, filter(None, (found["checks"], found["figures"]))), sep="\n\n")
 
 
 def _shown(row: Mapping[str, Any], what: str, digits: int) -> dict[str, str]:
@@ -186,6 +188,10 @@ def main() -> None:
     parser.add_argument(
         "--all", action="store_true", help="every scenario; takes a quarter of an hour"
     )
+    parser.add_argument("--only", metavar="SCENARIO", help="this one, and no checks")
+    parser.add_argument(
+        "--seeds", type=int, nargs=2, metavar=("FIRST", "END"), help="others; END is not run"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--processes", type=int, default=2, help="how many at once; 2 by default")
     parser.add_argument(
@@ -201,6 +207,8 @@ def main() -> None:
         "--write", type=Path, metavar="FOLDER", help="page, pictures and results there"
     )
     given = parser.parse_args()
+    if given.write and (given.only or given.seeds):
+        parser.error("the page is of every scenario and of the seeds that are fixed")
     found = json.loads(given.earlier.read_text("utf-8")) if given.earlier else measure(given)
     if given.write:
         write(found, given.write)

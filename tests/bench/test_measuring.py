@@ -132,14 +132,18 @@ def test_what_was_measured_is_kept_and_put_into_its_place_on_the_page(
     assert page.endswith("<!-- end -->\nafter\n")
 
 
-def test_the_page_says_what_the_kept_results_say() -> None:
+def test_the_page_says_what_the_kept_results_say_or_that_there_are_none() -> None:
     page = (REFERENCE / PAGE).read_text("utf-8")
-    files = sorted(REFERENCE.glob(kept("*")))
-    results = [json.loads(file.read_text("utf-8")) for file in files]
-    assert {found["benchmark"] for found in results} >= {"scheduler", "sync", "random_scheduling"}
-    for found in results:
-        assert fill_in(page, {found["benchmark"]: markdown(found)}) == page
-        assert "--quick" not in found["command"]
+    for name in ("admission", "prioritize", "scheduler", "sync", "random_scheduling"):
+        file = REFERENCE / kept(name)
+        if file.exists():
+            found = json.loads(file.read_text("utf-8"))
+            assert found["benchmark"] == name
+            assert "--quick" not in found["command"]
+            told = markdown(found)
+        else:
+            told = f"Not measured in full yet: `bench/{name}.py --write docs/reference`.\n"
+        assert fill_in(page, {name: told}) == page
 
 
 # --- the client ----------------------------------------------------------------------------------

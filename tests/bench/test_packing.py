@@ -364,12 +364,21 @@ def test_the_page_says_what_the_kept_results_say() -> None:
     found = kept(packing.RESULTS)
     page = (REFERENCE / packing.PAGE).read_text("utf-8")
     assert fill_in(page, packing.parts(found)) == page
-    assert fill_in(page, consolidation.parts(kept(consolidation.RESULTS))) == page
     assert fill_in(page, packing_real.parts(kept(packing_real.RESULTS))) == page
     assert found["seeds"] == list(packing.SEEDS)
-    assert kept(consolidation.RESULTS)["seeds"] == list(consolidation.SEEDS)
     assert {each["scenario"] for each in found["rows"]} == set(NAMED)
     assert all(check[""] == "as it must be" for check in found["checks"])
+
+
+def test_the_page_says_what_lambda_does_or_that_it_is_not_measured() -> None:
+    page = (REFERENCE / packing.PAGE).read_text("utf-8")
+    none = "Not measured in full yet: `bench/consolidation.py --write docs/reference`.\n"
+    told = {"lambda": none}
+    if (REFERENCE / consolidation.RESULTS).exists():
+        found = kept(consolidation.RESULTS)
+        told = consolidation.parts(found)
+        assert found["seeds"] == list(consolidation.SEEDS)
+    assert fill_in(page, told) == page
 
 
 def test_the_pictures_are_those_of_the_kept_results() -> None:
@@ -383,10 +392,14 @@ def test_the_pictures_are_those_of_the_kept_results() -> None:
         assert "migfit" in shown
 
 
-def test_no_scenario_is_lost_against_the_best_stock_configuration() -> None:
-    """What the page promises; a change of the score that breaks it has to say so here."""
-    assert kept(packing.RESULTS)["figures"] == figures(kept(packing.RESULTS)["rows"])
-    assert kept(packing.RESULTS)["figures"][0]["value"] == "none"
+def test_scenarios_that_fall_short_are_owned_up_to_in_words() -> None:
+    found = kept(packing.RESULTS)
+    assert found["figures"] == figures(found["rows"])
+    page = (REFERENCE / packing.PAGE).read_text("utf-8")
+    section = page.partition("### Where it falls short\n")[2].partition("\n###")[0]
+    short = [figure["value"] for figure in found["figures"] if figure["value"] != "none"]
+    named = [name for names in short for name in names.split(", ")]
+    assert [name for name in named if f"**{name}**" not in section] == []
 
 
 def test_the_real_scheduler_agrees_with_the_simulator() -> None:
