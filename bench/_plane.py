@@ -129,6 +129,7 @@ class Creator:
 
 class _Meta(msgspec.Struct):
     name: str = ""
+    version: str = msgspec.field(default="", name="resourceVersion")
 
 
 class _Spec(msgspec.Struct):
@@ -156,25 +157,41 @@ class Bindings:
         """Pod -> `time.perf_counter()` of the moment we saw it bound."""
         self.node: dict[str, str] = {}
         self._changed = threading.Condition()
-        pods = f"/api/v1/namespaces/{namespace}/pods"
-        self._connection = _connect(plane)
-        self._connection.request("GET", f"{pods}?watch=true&fieldSelector=spec.nodeName!=")
-        self._answer = self._connection.getresponse()
+        self._plane = plane
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
+        self._version = ""
+        self._closed = False
+        self._open()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
+    def _open(self) -> None:
+        query = f"watch=true&fieldSelector=spec.nodeName!=&resourceVersion={self._version}"
+        with self._changed:
+            if not self._closed:
+                self._connection = _connect(self._plane)
+                self._connection.request("GET", f"{self._pods}?{query}")
+                self._answer = self._connection.getresponse()
+
     def _follow(self) -> None:
-        begun = b""
-        with suppress(OSError, http.client.HTTPException):  # hung up by `close`
-            while chunk := self._answer.read1(1 << 16):  # its lines end early between two chunks
-                now_s = time.perf_counter()
-                *lines, begun = (begun + chunk).split(b"\n")
-                self._seen([_events.decode(line) for line in lines], now_s)
+        while not self._closed:
+            begun = b""
+            with suppress(OSError, http.client.HTTPException):  # hung up by `close`
+                # Not by lines: a line ends early between two chunks.
+                while chunk := self._answer.read1(1 << 16):
+                    now_s = time.perf_counter()
+                    *lines, begun = (begun + chunk).split(b"\n")
+                    self._seen([_events.decode(line) for line in lines], now_s)
+            if not self._closed:  # the API server hangs up on those it finds slow
+                self._answer.close()
+                self._connection.close()
+                self._open()
 
     def _seen(self, events: Sequence[_Event], now_s: float) -> None:
         with self._changed:
             for event in events:
                 name = event.object.metadata.name
+                self._version = event.object.metadata.version if event.type != "ERROR" else ""
                 if event.type == "ADDED" and name not in self.at_s:
                     self.at_s[name] = now_s
                     self.node[name] = event.object.spec.node
@@ -187,8 +204,11 @@ class Bindings:
 
     def close(self) -> None:
         """Watch no longer."""
-        # Only this wakes the thread: what it reads from cannot be closed under it.
-        self._connection.sock.shutdown(socket.SHUT_RDWR)
+        with self._changed:
+            self._closed = True
+            # Only this wakes the thread: what it reads from cannot be closed under it.
+            if self._connection.sock is not None:
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._answer.close()
         self._connection.close()
