@@ -41,8 +41,8 @@ class Options:
     """What the command line said."""
 
     effort: Effort
-    quick: bool
     as_json: bool
+    quick: bool = False
     write: Path | None = None
     """Folder of the page that gets the figures."""
     turns: int | None = None
@@ -60,7 +60,7 @@ def options(description: str) -> Options:
     effort = QUICK if given.quick else FULL
     if given.turns:
         effort = replace(effort, alternations=given.turns)
-    return Options(effort, given.quick, given.json, given.write, given.turns)
+    return Options(effort, given.json, given.quick, given.write, given.turns)
 
 
 @dataclass(frozen=True, slots=True)
