@@ -275,7 +275,9 @@ def pulse(target: Target, every_s: float = 0.05) -> Iterator[Pulse]:
     found, stop = Pulse(), threading.Event()
 
     def ask() -> None:
-        while not stop.wait(every_s):
+        last = False
+        while not last:
+            last = stop.wait(every_s)  # asked once more when it is over, however soon that was
             begun_s = time.perf_counter()
             connection = http.client.HTTPConnection(LOOPBACK, target.ports["ops"], timeout=HUNG_S)
             try:
