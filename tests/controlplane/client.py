@@ -52,7 +52,7 @@ class Client:
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None, token: str = "") -> None:
         self.url = url
-        self._tls = tls
+        self.tls = tls
         self._token = token
         self._kinds: dict[str, tuple[str, str, bool]] = {}
 
@@ -134,8 +134,8 @@ class Client:
         host, port = address.hostname or "", address.port
         connection = (
             http.client.HTTPConnection(host, port, timeout=30)
-            if self._tls is None
-            else http.client.HTTPSConnection(host, port, timeout=30, context=self._tls)
+            if self.tls is None
+            else http.client.HTTPSConnection(host, port, timeout=30, context=self.tls)
         )
         try:
             connection.request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from tests.controlplane.background import Background
 from tests.controlplane.build import Binaries, MissingError, find
 from tests.controlplane.migfit import SYSTEM_NAMESPACE, Migfit
 from tests.controlplane.objects import new_namespace
@@ -21,9 +23,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Protocol, TypeAlias
 
+    from tests.controlplane.load import Load
     from tests.controlplane.program import Program
 
     Options: TypeAlias = tuple[str, ...]
+
+    class Figure(Protocol):
+        """What the fixture `figure` gives."""
+
+        def __call__(self, what: str, load: Load) -> None: ...
 
     class StartPlane(Protocol):
         """What the fixture `start_plane` gives."""
@@ -114,3 +122,48 @@ def migfit(plane: ControlPlane, authority: trustme.CA, tmp_path: Path) -> Iterat
     server.register()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    """Where the proxies and the load of a test run."""
+    with Background() as background:
+        yield background
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Notes what a test has measured under load, to be told at the end."""
+
+    def note(what: str, load: Load) -> None:
+        lines = Counter(each.failed for each in load.failed).most_common(3)
+        told = (
+            f"{what}; {len(load.all)} pods at {load.reached:.0f} a second, "
+            f"{len(load.failed)} not created, {len(load.missed)} missed, {dict(load.reasons)}"
+        )
+        record_property(FIGURE, "\n".join([told, *(f"  {n} x {why}" for why, n in lines)]))
+
+    return note
+
+
+FIGURE = "figure"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell the figures, of failed tests too."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call"
+    ]
+    figures = [
+        (report.nodeid.rpartition("::")[2], value)
+        for report in reports
+        for name, value in report.user_properties
+        if name == FIGURE
+    ]
+    if figures:
+        terminalreporter.section("figures")
+    for name, value in figures:
+        terminalreporter.write_line(f"{name}:\n  {value}")

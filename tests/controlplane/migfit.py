@@ -75,7 +75,7 @@ class Migfit:
     ) -> None:
         self._plane = plane
         self._folder = folder
-        self._name = name
+        self.name = name
         self._ca = authority
         self._kubeconfig = kubeconfig or plane.kubeconfig
         self._command = command
@@ -114,7 +114,7 @@ class Migfit:
     def start(self, *, wait: bool = True, flags: tuple[str, ...] = ()) -> None:
         """Start the process with the ConfigMap as its configuration; wait until it is ready."""
         self.program = Program(
-            self._name,
+            self.name,
             [
                 *self._command,
                 *("--kubeconfig", str(self._kubeconfig)),
@@ -260,7 +260,7 @@ class Migfit:
             {
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "MutatingWebhookConfiguration",
-                "metadata": {"name": configuration or self._name},
+                "metadata": {"name": configuration or self.name},
                 "webhooks": entries,
             }
         )

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from extender.cluster.client import connect
-from extender.cluster.inventory import ask, inventory
-from extender.cluster.state import State
-from extender.cluster.watch import Pace, Unmetered, follow
-from extender.core.policy import Policy
-from extender.server.serve import LIMITS, NAMESPACES, NODES, PODS, QUOTAS
-from tests.cluster.picture import picture
+from extender.cluster.watch import Pace
 from tests.controlplane.client import ApiError
+from tests.controlplane.followed import Noted, becomes_equal, following
 from tests.controlplane.migfit import GPU, a100_labels
 from tests.controlplane.objects import fake_node, gpu_pod, new_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from tests.controlplane.client import Client
     from tests.controlplane.plane import ControlPlane
@@ -30,47 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.controlplane
 
 SLICE = "nvidia.com/mig-2g.20gb"
-
-
-class Noted(Unmetered):
-    """A meter that keeps what trouble there was."""
-
-    def __init__(self) -> None:
-        self.causes: list[str] = []
-
-    def trouble(self, resource: str, cause: str) -> None:
-        self.causes.append(cause)
-
-
-@asynccontextmanager
-async def following(plane: ControlPlane, meter: Noted) -> AsyncIterator[State]:
-    """A state that is fed by the real server, as in `migfit serve`."""
-    state = State(Policy(), time.monotonic)
-    tenants = state.tenants
-    async with connect(plane.kubeconfig) as client, asyncio.TaskGroup() as group:
-        pace = Pace(backoff_cap_s=1.0)
-        jobs = (
-            follow(client, NODES, state.nodes, meter=meter, pace=pace),
-            follow(client, PODS, state.pods, meter=meter, pace=pace),
-            follow(client, NAMESPACES, tenants.namespaces, meter=meter, pace=pace),
-            follow(client, QUOTAS, tenants.quotas, meter=meter, pace=pace),
-            follow(client, LIMITS, tenants.limits, meter=meter, pace=pace),
-        )
-        tasks = [group.create_task(job) for job in jobs]
-        yield state
-        for task in tasks:
-            task.cancel()
-
-
-async def becomes_equal(plane: ControlPlane, state: State, timeout_s: float = 20.0) -> None:
-    """Wait until the state followed equals one built from a fresh list."""
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        fresh = picture(inventory(await ask(plane.kubeconfig), Policy(), time.monotonic))
-        if state.synced and picture(state) == fresh:
-            return
-        assert time.monotonic() < deadline_s, (picture(state), fresh)
-        await asyncio.sleep(0.1)
+PACE = Pace(backoff_cap_s=1.0)
 
 
 class Happenings:
@@ -143,7 +96,7 @@ async def test_the_view_stays_equal_through_changes_and_a_forced_410(plane: Cont
     meter = Noted()
     namespace = new_namespace(plane.client)
     happenings = Happenings(plane.client, namespace, random.Random(7))
-    async with following(plane, meter) as state:
+    async with following(plane.kubeconfig, meter, PACE) as state:
         for _ in range(5):
             await asyncio.to_thread(happenings.happen, 30)
             await becomes_equal(plane, state)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import socket
-import ssl
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
@@ -18,9 +15,10 @@ import pytest
 
 from extender.server.certificates import authorities
 from tests.controlplane.client import ApiError
-from tests.controlplane.keeping import Kept, bundles_of, may
-from tests.controlplane.migfit import SERVE, SYSTEM_NAMESPACE, Migfit, a100_labels
-from tests.controlplane.objects import fake_node, gpu_pod, new_namespace, wait_until
+from tests.controlplane.handshakes import Handshakes
+from tests.controlplane.keeping import Kept, may
+from tests.controlplane.migfit import SERVE, SYSTEM_NAMESPACE, Migfit
+from tests.controlplane.objects import gpu_pod, new_namespace, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,58 +150,6 @@ class Creations:
                 self.done += 1
 
 
-class Handshakes:
-    """New connections to each replica by callers that are behind, while the `with` lasts."""
-
-    def __init__(self, plane: ControlPlane, fleet: list[Migfit]) -> None:
-        self._plane, self._ports = plane, [each.ports.webhook for each in fleet]
-        self._stop = threading.Event()
-        self._seen: list[tuple[float, bytes]] = []
-        self.leaves: list[set[bytes]] = [set() for _ in fleet]
-        self.bundles: list[bytes] = []
-        self.done = 0
-        self.failed: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._look()
-        self._pool = ThreadPoolExecutor(1)
-        self._work = self._pool.submit(self._run)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pool.shutdown()
-        self._work.result()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._look()
-            for index, port in enumerate(self._ports):
-                since_s = time.monotonic() - BEHIND_S
-                self._seen = [each for each in self._seen if each[0] >= since_s] or self._seen[-1:]
-                self._shake(index, port, self._seen[0][1])
-
-    def _look(self) -> None:
-        asked_s = time.monotonic()
-        configuration = self._plane.client.get("MutatingWebhookConfiguration", CONFIGURATION)
-        bundle = bundles_of(configuration)[0]
-        self._seen.append((asked_s, bundle))
-        if bundle not in self.bundles:
-            self.bundles.append(bundle)
-
-    def _shake(self, index: int, port: int, bundle: bytes) -> None:
-        tls = ssl.create_default_context(cadata=bundle.decode())
-        try:
-            with (
-                socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
-                tls.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
-            ):
-                self.leaves[index].add(connection.getpeercert(binary_form=True) or b"")
-            self.done += 1
-        except OSError as error:
-            self.failed.append(f"{port}: {error}")
-
-
 # -------------------------------------------------------------------------------------------------
 
 
@@ -219,30 +165,6 @@ def test_three_replicas_started_at_once_share_one_authority_and_the_api_server_c
     for each in fleet:
         assert each.metric("migfit_dry_run_reviews_total") >= 1
         assert 89 * 86_400 < each.metric("migfit_certificate_expiry_seconds") <= 90 * 86_400
-
-
-def test_leaf_and_authority_are_rotated_under_load_without_one_failed_handshake(
-    plane: ControlPlane, namespace: str, kept: Kept, start: Start
-) -> None:
-    resources: dict[str, int | str] = {"nvidia.com/gpu": 1, "nvidia.com/mig-2g.20gb": 3}
-    plane.client.create(fake_node("node", allocatable=resources, labels=a100_labels()))
-    fleet = start(2, short_lived())
-    wait_trusted(plane)
-    first = kept.issued.authority.certificate
-
-    def rotated() -> bool:
-        """One authority is gone, another alone, and its leaf shown by all."""
-        last = authorities(shakes.bundles[-1])
-        return first not in last and len(last) == 1 and min(map(len, shakes.leaves)) >= 4
-
-    with Creations(plane, namespace) as pods, Handshakes(plane, fleet) as shakes:
-        wait_until(rotated, 60, lambda: f"all is rotated; failed: {shakes.failed}, {pods.failed}")
-
-    assert shakes.failed == []
-    assert pods.failed == []
-    assert shakes.done > 100
-    assert pods.done > 100
-    assert all(each.metric("migfit_decisions_total") >= pods.done for each in fleet)
 
 
 def test_a_secret_that_is_deleted_by_hand_comes_back_without_one_failed_handshake(

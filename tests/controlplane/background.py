@@ -1,0 +1,68 @@
+"""An event loop in a thread, for what stands between the processes of a test: proxies and a load."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from contextlib import AbstractAsyncContextManager
+    from typing import Any
+
+T = TypeVar("T")
+
+
+class Background:
+    """Coroutines beside a test that is none; a context manager that ends what was entered, last first."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="background")
+        self._entered: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.run(self._leave())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine returns or raises."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        """Enters an asynchronous context manager, to be left at the end by the same task."""
+        return self.run(self._enter(manager))
+
+    async def _enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        entered: asyncio.Future[T] = self._loop.create_future()
+        leave = asyncio.Event()
+
+        async def hold() -> None:
+            try:
+                async with manager as value:
+                    entered.set_result(value)
+                    await leave.wait()
+            except BaseException as error:
+                if entered.done():
+                    raise
+                entered.set_exception(error)
+
+        task = asyncio.create_task(hold())
+        value = await entered
+        self._entered.append((leave, task))
+        return value
+
+    async def _leave(self) -> None:
+        while self._entered:
+            leave, task = self._entered.pop()
+            leave.set()
+            await task
