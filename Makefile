@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast check docs controlplane bench constraints clean
+.PHONY: help demo test reliability test-fast check docs controlplane bench constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ demo: .venv ## a pod is right-sized and placed, shown as pictures in the termina
 
 test: test-fast controlplane ## everything: test-fast, then against the real control plane
 	$(BIN)/pytest -m controlplane -n auto --durations=10
+
+reliability: controlplane ## what goes wrong, under load, for a minute each, with figures: docs/reference/reliability.md
+	RELIABILITY=full $(BIN)/pytest tests/controlplane -m reliability -o timeout=900
 
 test-fast: check ## lint, types, layers and the tests that need no control plane
 	$(BIN)/pytest -m 'not controlplane' -n auto --durations=10

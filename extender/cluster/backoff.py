@@ -21,8 +21,15 @@ class Backoff:
 
     def next_s(self) -> float:
         """Seconds to wait now; the next wait may be twice as long."""
-        ceiling_s = min(self._cap_s, self._first_s * 2.0**self._doublings)
+        wait_s = self._drawn_s(min(self._cap_s, self._first_s * 2.0**self._doublings))
         self._doublings = min(self._doublings + 1, _MAX_DOUBLINGS)
+        return wait_s
+
+    def first_s(self) -> float:
+        """Seconds to wait after what was no failure; the next wait is not longer for it."""
+        return self._drawn_s(self._first_s)
+
+    def _drawn_s(self, ceiling_s: float) -> float:
         floor_s = min(_FLOOR_S, ceiling_s)
         return floor_s + self._rng.random() * (ceiling_s - floor_s)
 

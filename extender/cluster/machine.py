@@ -16,7 +16,7 @@ import structlog
 
 from extender.cluster import wire
 from extender.cluster.backoff import Backoff
-from extender.cluster.errors import ApiError, ClusterError, Unreadable, cut
+from extender.cluster.errors import ApiError, ClusterError, Unreachable, Unreadable, cut
 
 log = structlog.get_logger(__name__)
 
@@ -94,6 +94,8 @@ class Pace:
         bookmark_silence_s: the same once the server is known to send bookmarks, one a minute: a hung
             watch is then found before the state is stale.
         healthy_s: a watch that has lived so long ends a run of failures.
+        brief_s: one that has lived so long was told all that had happened before it began, and its
+            end in good order is no failure.
         backoff_s: ceiling of the first wait.
         backoff_cap_s: ceiling of every wait.
         slice_s: at most so long without letting other tasks run.
@@ -104,8 +106,9 @@ class Pace:
     grace_s: float = 30.0
     bookmark_silence_s: float = 100.0
     healthy_s: float = 10.0
+    brief_s: float = 0.5
     backoff_s: float = 0.5
-    backoff_cap_s: float = 30.0
+    backoff_cap_s: float = 10.0
     slice_s: float = 0.005
 
 
@@ -166,6 +169,7 @@ class Machine(Generic[T]):
         self._version = ""  # seen by the sink; where the next watch starts
         self._list_version = ""  # of the list in progress
         self._opened_at: float | None = None
+        self._heard_at: float | None = None
         self._healthy = False
         self._bookmarked = False
         self._expired = False  # once already in this run of failures
@@ -218,7 +222,7 @@ class Machine(Generic[T]):
 
     def close_page(self, page: wire.Page[T]) -> Action:
         """All items of the page are taken: on to the next page, or to the watch."""
-        self._sink.heard(self._clock())
+        self._heard(self._clock())
         if page.metadata.continue_token:
             return self._list(page.metadata.continue_token)
         self._sink.listed()
@@ -254,14 +258,17 @@ class Machine(Generic[T]):
 
     def closed(self) -> Action:
         """The server has ended the watch in good order."""
-        if self._end():
+        brief = not self._lived(self._clock(), self._pace.brief_s)
+        if self._end(told=True):
             return self._watch()
+        if not brief:
+            return Wait(self._backoff.first_s(), self._watch())
         # Even if events came: one event and a hang-up, over and over, is a hot loop too.
         return Wait(self._backoff.next_s(), self._watch())
 
     def failed(self, error: ClusterError) -> Action:
         """The list or the watch came to nothing, or broke off."""
-        self._end()
+        self._end(told=isinstance(error, Unreachable))
         self._healthy = False
         status = error.status if isinstance(error, ApiError) else None
         if status == HTTPStatus.GONE and not self._expired:
@@ -299,12 +306,27 @@ class Machine(Generic[T]):
         if metadata.resource_version:
             self._version = metadata.resource_version
         now_s = self._clock()
-        self._sink.heard(now_s)
-        if not self._healthy and self._lived(now_s):
+        self._heard(now_s)
+        if not self._healthy and self._lived(now_s, self._pace.healthy_s):
             self._forgive()
 
-    def _end(self) -> bool:
-        lived = self._lived(self._clock())
+    def _heard(self, at_s: float) -> None:
+        if self._heard_at is None or at_s >= self._heard_at:
+            self._heard_at = at_s
+            self._sink.heard(at_s)
+
+    def _end(self, *, told: bool) -> bool:
+        """Whether the watch has lived long.
+
+        Args:
+            told: it brought what the server had to tell until it was cut.
+        """
+        now_s = self._clock()
+        lived = self._lived(now_s, self._pace.healthy_s)
+        if told and self._opened_at is not None and self._lived(now_s, self._pace.brief_s):
+            # Without a word, perhaps: where nothing happens there is only a bookmark a minute, and
+            # load balancers hang up sooner.
+            self._heard(self._opened_at)
         self._opened_at = None
         if lived:
             self._forgive()
@@ -312,8 +334,8 @@ class Machine(Generic[T]):
             self._healthy = False
         return lived
 
-    def _lived(self, now_s: float) -> bool:
-        return self._opened_at is not None and now_s - self._opened_at >= self._pace.healthy_s
+    def _lived(self, now_s: float, least_s: float) -> bool:
+        return self._opened_at is not None and now_s - self._opened_at >= least_s
 
     def _forgive(self) -> None:
         self._healthy = True

@@ -160,7 +160,7 @@ class _Follower(Generic[T]):
                 raise Unreachable(f"silent for {machine.silence_s:g} s") from error
         after = machine.closed()
         if isinstance(after, Wait):
-            self._trouble("watch", "closed", "the server ended the watch at once", after)
+            self._trouble("watch", "closed", "the server ended the watch too early", after)
         self._well()
         return after
 

@@ -93,6 +93,33 @@ def test_a_watch_that_ends_in_its_time_goes_on_at_once() -> None:
     assert after.resource_version == "5"
 
 
+@pytest.mark.parametrize("how", ["in good order", "broken off"])
+def test_a_watch_that_ends_without_a_word_shows_that_nothing_had_happened_when_it_began(
+    how: str,
+) -> None:
+    bench = Bench().watching()
+    bench.later(50)
+    if how == "in good order":
+        bench.machine.closed()
+    else:
+        bench.machine.failed(Unreachable("reset"))
+    assert bench.mirror.heard_at_s == [1000.0, 1000.0]
+    bench.later(1).machine.opened()
+    bench.later(50).machine.closed()
+
+    assert bench.mirror.heard_at_s == [1000.0, 1000.0, 1051.0]
+
+
+def test_a_watch_that_ends_at_once_or_with_an_error_shows_nothing() -> None:
+    bench = Bench().watching()
+    bench.later(5).machine.opened()
+    bench.later(0.1).machine.closed()
+    bench.machine.opened()
+    bench.later(5).machine.failed(ApiError(500, "InternalError", "storage is away"))
+
+    assert bench.mirror.heard_at_s == [1000.0]
+
+
 @pytest.mark.parametrize("events", [0, 1])
 def test_a_watch_that_ends_at_once_waits_longer_each_time(events: int) -> None:
     bench = Bench().watching()
@@ -105,9 +132,22 @@ def test_a_watch_that_ends_at_once_waits_longer_each_time(events: int) -> None:
         assert isinstance(after, Wait)
         waits.append(after.seconds)
 
-    assert all(0.05 <= wait <= 30 for wait in waits)
+    assert all(0.05 <= wait <= 10 for wait in waits)
     assert max(waits[:3]) <= 2
     assert max(waits) > 5
+
+
+def test_a_watch_that_ends_every_second_is_asked_for_again_within_half_a_second() -> None:
+    bench = Bench().watching()
+    waits = []
+    for _ in range(12):
+        bench.machine.opened()
+        after = bench.later(1).machine.closed()
+        assert isinstance(after, Wait)
+        assert isinstance(after.then, Watch)
+        waits.append(after.seconds)
+
+    assert all(0.05 <= wait <= 0.5 for wait in waits)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ROUNDS = 5
+"""Of the loop, in which connections that were aborted are closed."""
+
 
 class Background:
     """Coroutines beside a test that is none; a context manager that ends what was entered, last first."""
@@ -66,3 +69,9 @@ class Background:
             leave, task = self._entered.pop()
             leave.set()
             await task
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for _ in range(_ROUNDS):
+            await asyncio.sleep(0)

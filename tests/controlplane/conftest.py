@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     class Figure(Protocol):
         """What the fixture `figure` gives."""
 
-        def __call__(self, what: str, load: Load) -> None: ...
+        def __call__(self, what: str, load: Load | None = None) -> None: ...
 
     class StartPlane(Protocol):
         """What the fixture `start_plane` gives."""
@@ -133,15 +132,10 @@ def background() -> Iterator[Background]:
 
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Figure:
-    """Notes what a test has measured under load, to be told at the end."""
+    """Notes what a test has measured, to be told at the end."""
 
-    def note(what: str, load: Load) -> None:
-        lines = Counter(each.failed for each in load.failed).most_common(3)
-        told = (
-            f"{what}; {len(load.all)} pods at {load.reached:.0f} a second, "
-            f"{len(load.failed)} not created, {len(load.missed)} missed, {dict(load.reasons)}"
-        )
-        record_property(FIGURE, "\n".join([told, *(f"  {n} x {why}" for why, n in lines)]))
+    def note(what: str, load: Load | None = None) -> None:
+        record_property(FIGURE, what if load is None else f"{what}; {load.told}")
 
     return note
 

@@ -31,7 +31,8 @@ EXPIRED = {
     "reason": "Expired",
     "code": 410,
 }
-_PASSED_ON = ("Accept", "Content-Type")
+_PASSED_ON = ("Accept", "Accept-Encoding", "Content-Type")
+_PASSED_BACK = ("Content-Type", "Content-Encoding", "Retry-After")
 _LARGEST_BYTES = 8 * 1024 * 1024
 
 
@@ -82,10 +83,13 @@ class Between:
             connector=aiohttp.TCPConnector(limit=0, ssl=self._plane.client.tls),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding",),
         )
         app = web.Application(client_max_size=_LARGEST_BYTES)
         app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, self._port).start()
         return self
@@ -112,7 +116,7 @@ class Between:
         if fault.away:
             return _cut(request)
         if fault.gone and watch:
-            return web.json_response({"type": "ERROR", "object": EXPIRED})
+            return web.Response(text=f"{json.dumps({'type': 'ERROR', 'object': EXPIRED})}\n")
         if fault.gone and listing:
             return web.json_response(EXPIRED, status=410)
         try:
@@ -129,7 +133,7 @@ class Between:
             headers={k: request.headers[k] for k in _PASSED_ON if k in request.headers},
         ) as theirs:
             ours = web.StreamResponse(status=theirs.status)
-            for name in ("Content-Type", "Retry-After"):
+            for name in _PASSED_BACK:
                 if name in theirs.headers:
                     ours.headers[name] = theirs.headers[name]
             await ours.prepare(request)

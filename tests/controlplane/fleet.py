@@ -19,6 +19,7 @@ from tests.controlplane.objects import fake_node, gpu_pod, new_namespace, wait_u
 from tests.controlplane.service import Service
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import trustme
@@ -57,7 +58,7 @@ class Fleet:
         background: Background,
         *,
         kubeconfig: Path | None = None,
-        commands: tuple[tuple[str, ...], ...] = (SERVE, SERVE),
+        commands: Sequence[tuple[str, ...]] = (SERVE, SERVE),
         **settings: object,
     ) -> None:
         self._plane, self._folder, self._authority = plane, folder, authority

@@ -24,6 +24,7 @@ AT_ONCE = 400
 """Creations on their way at most; when so many wait the rate is not kept, and the figures say so."""
 _LATE_S = 1.0
 ANSWER_S = 30.0
+UNREACHABLE = "the API server is out of reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,12 @@ class Load:
         await self._running
         self._ended_s = time.monotonic()
 
+    async def burst(self, pods: int) -> None:
+        """So many at once, for which the API server needs as many connections to us."""
+        for _ in range(pods):
+            await self._room.acquire()
+        await asyncio.gather(*(self._create(next(self._namespaces)) for _ in range(pods)))
+
     async def _run(self) -> None:
         due_s = time.monotonic()
         async with asyncio.TaskGroup() as creations:
@@ -140,5 +147,12 @@ class Load:
         """Pods a second that were answered, all in all; once stopped."""
         return len(self.all) / (self._ended_s - self._began_s)
 
-
-UNREACHABLE = "the API server is out of reach"
+    @property
+    def told(self) -> str:
+        """All of that in a few lines."""
+        whys = Counter(each.failed for each in self.failed).most_common(3)
+        told = (
+            f"{len(self.all)} pods at {self.reached:.0f} a second, {len(self.failed)} not created, "
+            f"{len(self.missed)} missed, {dict(self.reasons)}"
+        )
+        return "\n".join([told, *(f"  {times} x {why}" for why, times in whys)])

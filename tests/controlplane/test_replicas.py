@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.reliability]
 
+BURST = 40
+"""Pods at once: the API server then has connections to both replicas."""
+
 
 @pytest.fixture
 def fleet(
@@ -91,19 +94,20 @@ def test_of_a_replica_killed_only_creations_begun_before_the_service_knows_can_f
 ) -> None:
     victim = fleet.replicas[0]
     load = background.enter(Load(plane, [namespace, LENIENT], RATE))
-    wait_until(lambda: len(load.all) > 50, 30, "pods are created")
+    background.run(load.burst(BURST))
 
     fleet.replicas.remove(victim)
     died_s = time.monotonic()
     signalled(victim, signal.SIGKILL)
+    background.run(load.burst(BURST))
     gone_s = fleet.wait_out_of_service(victim)
     wait_until(lambda: load.since(gone_s) > 50, 30, "pods are created afterwards")
     background.run(load.stop())
 
     figure(f"out of service after {gone_s - died_s:.1f} s", load)
-    assert {each.namespace for each in load.failed} <= {namespace}
+    assert {each.namespace for each in load.failed} == {namespace}
     assert {each.namespace for each in load.missed} == {LENIENT}
-    assert all(died_s - 1 < each.began_s < gone_s for each in load.failed + load.missed)
+    assert all(each.began_s < gone_s for each in load.failed + load.missed)
 
 
 def test_of_a_replica_stopped_creations_wait_no_longer_than_the_timeout_of_the_webhook(
@@ -111,10 +115,11 @@ def test_of_a_replica_stopped_creations_wait_no_longer_than_the_timeout_of_the_w
 ) -> None:
     victim = fleet.replicas[0]
     load = background.enter(Load(plane, [namespace, LENIENT], RATE))
-    wait_until(lambda: len(load.all) > 50, 30, "pods are created")
+    background.run(load.burst(BURST))
 
     stopped_s = time.monotonic()
     signalled(victim, signal.SIGSTOP)
+    background.run(load.burst(BURST))
     gone_s = fleet.wait_out_of_service(victim)
     wait_until(lambda: load.since(gone_s) > 50, 30, "pods are created afterwards")
     signalled(victim, signal.SIGCONT)
@@ -130,5 +135,6 @@ def test_of_a_replica_stopped_creations_wait_no_longer_than_the_timeout_of_the_w
         f"last hit began {max(each.began_s for each in hit) - stopped_s:.1f} s after",
         load,
     )
-    assert {each.namespace for each in load.failed} <= {namespace}
+    assert {each.namespace for each in load.failed} == {namespace}
     assert {each.namespace for each in load.missed} == {LENIENT}
+    assert all(each.began_s < back_s for each in hit)

@@ -3,8 +3,10 @@
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -42,6 +44,21 @@ def test_every_line_is_an_object_of_its_own(lines: list[dict[str, Any]]) -> None
     assert [line["level"] for line in lines] == ["info", "warning", "error", "error"]
     assert all(line["timestamp"].endswith("Z") for line in lines)
     assert lines[0]["count"] == 3
+
+
+def test_every_line_is_written_at_once_for_where_the_audit_goes_to_the_same_file() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        command = [sys.executable, "-c", PROGRAM]
+        subprocess.run(command, stderr=theirs.fileno(), check=True, timeout=60)
+        ours.setblocking(False)
+        writes = []
+        with suppress(BlockingIOError):
+            while True:
+                writes.append(ours.recv(1 << 16))
+
+    assert len(writes) == 4
+    assert all(write.endswith(b"\n") and write.count(b"\n") == 1 for write in writes)
 
 
 def test_values_from_outside_are_kept_whole_up_to_a_bound(lines: list[dict[str, Any]]) -> None:
