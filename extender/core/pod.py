@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from extender.core.catalogue import is_mig_resource
-from extender.core.quantity import QuantityError, milli, whole
+from extender.core.quantity import QuantityError, milli, parse, whole
 
 Pod = Mapping[str, Any]
 """A Pod as decoded from JSON."""
@@ -88,16 +88,23 @@ class Container:
     """As written; the API server copies limits into requests that are missing."""
 
     def count(self, resource: str) -> int:
-        """How many of an extended resource the container asks for; 0 for none or for nonsense."""
+        """How many of an extended resource the container asks for.
+
+        0 for none, for nonsense, and for what the API server refuses (a part of one, a request that
+        is not the limit): a rewrite must not make of that what it takes.
+        """
         asked = self.limits.get(resource, self.requests.get(resource))
         if asked is None:
             return 0
-        if asked == "1":  # by far the most frequent
+        request = self.requests.get(resource, asked)
+        if asked == request == "1":  # by far the most frequent
             return 1
         try:
-            return whole(asked)
+            count = parse(asked)
+            refused = count.denominator > 1 or count != parse(request)
         except QuantityError:
             return 0
+        return 0 if refused else int(count)
 
     def mig_counts(self) -> dict[str, int]:
         """MIG resource name -> count, of those asked for."""

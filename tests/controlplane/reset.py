@@ -73,7 +73,17 @@ def _empty(client: Client, kind: str) -> None:
                 change = {"metadata": {"finalizers": None}}
                 client.patch(kind, meta["name"], change, meta["namespace"])
     for namespace in namespaces:
+        while not _emptied(client, kind, namespace):
+            pass
+
+
+def _emptied(client: Client, kind: str, namespace: str) -> bool:
+    """Whether all could be deleted in the time that one request has: thousands of pods cannot."""
+    try:
         client.delete_all(kind, namespace)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _remove(client: Client, namespace: str) -> None:

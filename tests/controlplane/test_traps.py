@@ -107,6 +107,19 @@ def test_a_limit_range_that_bounds_gpus_would_refuse_a_slice_so_the_pod_is_left(
     assert limits(pod) == {GPU: "1"}
 
 
+def test_an_amount_that_the_api_server_refuses_is_not_made_into_one_that_it_takes(
+    plane: ControlPlane, namespace: str, migfit: Migfit
+) -> None:
+    sliced_node(plane, migfit)
+    for limit, request in (("500m", "500m"), ("1500m", "1500m"), ("-1", "-1"), ("1", "2")):
+        pod = gpu_pod("odd", namespace, annotations=LIGHT)
+        resources = {"limits": {GPU: limit}, "requests": {GPU: request}}
+        pod["spec"]["containers"][0]["resources"] = resources
+        with pytest.raises(ApiError) as refused:
+            plane.client.create(pod)
+        assert refused.value.status == 422, (limit, request)
+
+
 def test_with_extended_resource_toleration_rewritten_pods_still_land_on_tainted_nodes(
     start_plane: StartPlane, authority: trustme.CA, tmp_path: Path
 ) -> None:

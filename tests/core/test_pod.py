@@ -75,6 +75,18 @@ def test_a_count_that_is_no_quantity_is_none_at_all(gpu: object) -> None:
     assert containers(tree)[0].count(GPU) == 0
 
 
+@pytest.mark.parametrize("gpu", ["500m", "0.5", 0.5, "1500m", "1.5", "1n"])
+def test_a_part_of_a_gpu_which_the_api_server_refuses_is_none_at_all(gpu: object) -> None:
+    assert containers(pod(container(gpu=gpu)))[0].count(GPU) == 0
+
+
+def test_a_request_that_is_not_the_limit_which_the_api_server_refuses_is_none_at_all() -> None:
+    where = ("spec", "containers", 0, "resources", "requests", GPU)
+    for request, count in (("2", 0), ("500m", 0), ("1", 1), (1, 1), ("1000m", 1)):
+        tree = changed(pod(container(gpu="1")), *where, to=request)
+        assert containers(tree)[0].count(GPU) == count
+
+
 @pytest.mark.parametrize("part", ["limits", "requests"])
 def test_a_count_stands_in_limits_or_in_requests(part: str) -> None:
     (held,) = containers(without(pod(), "spec", "containers", 0, "resources", part))
