@@ -181,7 +181,8 @@ class _Port(click.Option):
     envvar=_env("LAME_DUCK"),
     show_envvar=True,
     metavar="SECONDS",
-    help="How long to go on answering after SIGTERM, unready; a second one ends that.",
+    help="How long to take new connections after SIGTERM, unready. The webhook's open ones are answered "
+    "until clients close them, 95 s at most. 0, or a second SIGTERM, ends all that.",
 )
 @click.option(
     "--debug",

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, cast
@@ -16,7 +16,12 @@ from extender.server.connections import BACKLOG, OVER_TLS, PLAIN, Limits, Listen
 KEEP_ALIVE_S = 120.0
 """Longer than the 90 s after which Go gives up an idle connection: the client must be the one to
 close it, or a request is now and then sent into a connection that is just being closed."""
+LET_GO_S = 95.0
+"""Longer than those 90 s, too: by then it has closed every connection that it does not use."""
 DRAIN_S = 5.0
+
+LetGo = Callable[[Callable[[], int]], Awaitable[None]]
+"""Waits until clients have closed their connections; is told how to ask how many are open."""
 
 _TOO_SLOW = (
     b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -156,6 +161,7 @@ async def listening(
     at_once: AtOnce | None = None,
     drain_s: float = DRAIN_S,
     limits: Limits | None = None,
+    let_go: LetGo | None = None,
 ) -> AsyncIterator[int]:
     """Serve the app as long as the context lasts; gives the port taken.
 
@@ -167,6 +173,7 @@ async def listening(
         at_once: answers plain requests ahead of the app.
         drain_s: how long requests in progress may take to finish at the end.
         limits: what to put up with, on each address; the usual ones unless given.
+        let_go: waited for at the end, when new connections are taken no more.
 
     Raises:
         OSError: the port cannot be had.
@@ -178,6 +185,8 @@ async def listening(
         await runner.setup()
         manager = runner.server
         assert manager is not None  # noqa: S101  set up above
+        if let_go is not None:
+            stack.push_async_callback(let_go, lambda: len(manager.connections))
 
         def protocol(listener: Listener) -> Protocol:
             return Protocol(

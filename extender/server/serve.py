@@ -6,7 +6,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ from extender.scheduling.verbs import Scheduling
 from extender.server.audit import Audit
 from extender.server.certificates import Schedule
 from extender.server.configuration import ConfigMapSource, FileSource, Source
-from extender.server.listen import listening
+from extender.server.listen import LET_GO_S, LetGo, listening
 from extender.server.metrics import Metrics
 from extender.server.operations import OperationsThread, operations_app
 from extender.server.reconciler import REWRITTEN, Reconciler
@@ -58,6 +58,7 @@ LOOPBACK = "127.0.0.1"
 STDOUT = 1
 """File descriptor of the audit."""
 SYNC_POLL_S = 0.05
+LET_GO_POLL_S = 0.1
 SYNC_OBJECTS = 50_000
 """How many new objects the garbage collector waits for during the first lists; usually 700."""
 
@@ -137,6 +138,7 @@ class Server:
         self._settings = settings
         self._metrics = metrics
         self._draining = False
+        self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
         self.certificate: Shown | None = None
         """What the webhook shows; the one from files unless set."""
@@ -193,6 +195,7 @@ class Server:
         Raises:
             StartError: a port or the certificate cannot be had.
         """
+        self._hurry = hurry or self._hurry
         async with AsyncExitStack() as stack:
             audit = self._audit = Audit(STDOUT, self._metrics.audit_dropped.inc)
             stack.callback(audit.close)
@@ -203,7 +206,7 @@ class Server:
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
-                await self._lame_duck(hurry or asyncio.Event())
+                await self._lame_duck()
                 return
             stopped.cancel()
             for task in self._tasks:
@@ -237,7 +240,13 @@ class Server:
             )
             port = webhook_port(reviewer, audit, self._metrics, self._is_draining)
             ports["webhook_port"] = await _listen(
-                stack, port, settings.bind, settings.webhook_port, "--webhook-port", shown.context
+                stack,
+                port,
+                settings.bind,
+                settings.webhook_port,
+                "--webhook-port",
+                tls=shown.context,
+                let_go=self._let_go,
             )
         if settings.extender_port:
             scheduling = Scheduling(
@@ -272,12 +281,26 @@ class Server:
         log.info("synced", nodes=len(self.state.capacity.index))
         await asyncio.Event().wait()
 
-    async def _lame_duck(self, hurry: asyncio.Event) -> None:
+    async def _lame_duck(self) -> None:
         """Unready, but still answering: others need a moment to see that we are going."""
         self._draining = True
         log.info("shutting down", lame_duck_s=self._settings.lame_duck_s)
         with suppress(TimeoutError):
-            await asyncio.wait_for(hurry.wait(), self._settings.lame_duck_s)
+            await asyncio.wait_for(self._hurry.wait(), self._settings.lame_duck_s)
+
+    async def _let_go(self, connections: Callable[[], int]) -> None:
+        """Go on answering on open connections until clients have closed them.
+
+        A request that is on its way into a connection which we close is lost: the client cannot
+        know whether it may send it again. So the client has to be the one who closes, and every
+        answer asks it to.
+        """
+        if not self._draining or not self._settings.lame_duck_s:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LET_GO_S):
+                while connections() and not self._hurry.is_set():  # noqa: ASYNC110  nobody tells us
+                    await asyncio.sleep(LET_GO_POLL_S)
 
     async def _cancel(self) -> None:
         for task in self._tasks:
@@ -291,9 +314,12 @@ async def _listen(
     bind: str,
     port: int,
     flag: str,
+    *,
     tls: ssl.SSLContext | None = None,
+    let_go: LetGo | None = None,
 ) -> int:
-    listens = listening(serves.app, bind, max(0, port), tls=tls, at_once=serves.at_once)
+    at = max(0, port)
+    listens = listening(serves.app, bind, at, tls=tls, at_once=serves.at_once, let_go=let_go)
     try:
         return await stack.enter_async_context(listens)
     except OSError as error:

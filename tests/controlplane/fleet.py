@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SLICE = "nvidia.com/mig-2g.20gb"
 PLENTY = {SLICE: 100_000, "nvidia.com/gpu": 100_000, "pods": 100_000}
 CONFIGURATION = "migfit"
+LAME_DUCK_S = "5"
+"""As in the manifests."""
 LENIENT = "lenient"
 """A namespace whose pods are called for with failurePolicy Ignore, as in production."""
 
@@ -92,7 +94,7 @@ class Fleet:
 
     # --- replicas --------------------------------------------------------------------------------
 
-    def start(self, command: tuple[str, ...] = SERVE, *, lame_duck_s: float = 5.0) -> Migfit:
+    def start(self, command: tuple[str, ...] = SERVE) -> Migfit:
         """Start one more, which the Service follows; not waited for."""
         name = next(self._names)
         replica = Migfit(
@@ -106,7 +108,7 @@ class Fleet:
         if not self.all:
             replica.configure(**self._settings)
         self._stack.callback(replica.kill)
-        replica.start(wait=False, flags=("--lame-duck", str(lame_duck_s)))
+        replica.start(wait=False, flags=("--lame-duck", LAME_DUCK_S))
         self._background.run(self.service.add(name, replica.ports))
         self.replicas.append(replica)
         self.all.append(replica)

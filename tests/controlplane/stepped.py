@@ -4,7 +4,7 @@ FILE holds the seconds that the clock is ahead, as a double, and may be changed 
 wall clock is stepped, as the kernel does it: the monotonic one goes on.
 """
 
-import datetime
+import datetime as dt
 import importlib
 import mmap
 import struct
@@ -23,14 +23,14 @@ def stepping(file: Path) -> None:
     def stepped() -> float:
         return _real() + float(struct.unpack_from("d", ahead)[0])
 
-    class Stepped(datetime.datetime):
+    class Stepped(dt.datetime):
         @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> "Stepped":
+        def now(cls, tz: dt.tzinfo | None = None) -> "Stepped":
             return cls.fromtimestamp(stepped(), tz)
 
     time.time = stepped
     time.time_ns = lambda: int(stepped() * 1e9)
-    datetime.datetime = Stepped  # type: ignore[misc]
+    dt.datetime = Stepped  # type: ignore[misc]
 
 
 def step(file: Path, ahead_s: float) -> None:

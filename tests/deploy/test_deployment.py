@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from extender.server.listen import DRAIN_S
+from extender.server.listen import DRAIN_S, LET_GO_S
 from extender.server.settings import Settings
 from tests.deploy.manifests import JSON, container, one, pod_template, served_by
 from tests.deploy.routes import operations_paths
@@ -151,7 +151,7 @@ def test_there_is_time_to_leave_without_losing_a_review() -> None:
     told = served_by(container()["args"])
     webhook, *_ = one("MutatingWebhookConfiguration")["webhooks"]
 
-    needed_s = told.lame_duck_s + DRAIN_S + webhook["timeoutSeconds"]
+    needed_s = told.lame_duck_s + LET_GO_S + DRAIN_S + webhook["timeoutSeconds"]
 
     assert pod_template()["spec"]["terminationGracePeriodSeconds"] > needed_s
     assert told.lame_duck_s >= webhook["timeoutSeconds"]

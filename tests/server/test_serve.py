@@ -226,6 +226,30 @@ def test_told_to_stop_it_answers_a_little_longer_and_ends_well(start: Start) -> 
     assert running.tracebacks() == []
 
 
+def test_then_it_listens_no_more_and_ends_once_clients_have_let_their_connections_go(
+    start: Start,
+) -> None:
+    running = start("--lame-duck", 0.2).wait_ready()
+    port = running.port("webhook")
+
+    def refused() -> bool:
+        with socket.socket() as knock:
+            return knock.connect_ex((HOST, port)) != 0
+
+    with running.wire("webhook") as idle, running.wire("webhook") as other:
+        for wire in (idle, other):
+            assert wire.ask("POST", "/mutate", review_of()).status == 200
+        running.process.terminate()
+        wait_until(refused, "it listens no more")
+
+        last = idle.ask("POST", "/mutate", review_of())
+
+        assert (last.status, last.headers["connection"]) == (200, "close")
+        assert running.process.poll() is None, "there is another connection"
+    assert running.ended() == 0
+    assert running.tracebacks() == []
+
+
 def test_by_itself_it_ends_when_the_time_is_over(start: Start) -> None:
     running = start("--lame-duck", 0.2, "--webhook-port", 0, "--extender-port", 0)
 
