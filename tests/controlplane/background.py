@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import threading
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_CLOSING_S = 5.0
 _ROUNDS = 5
 """Of the loop, in which connections that were aborted are closed."""
 
@@ -21,7 +23,8 @@ class Background:
     """Coroutines beside a test that is none; a context manager that ends what was entered, last first."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
         self._thread = threading.Thread(target=self._loop.run_forever, name="background")
         self._entered: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
@@ -73,5 +76,9 @@ class Background:
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        # TLS says good-bye to the other side and waits for its answer.
+        deadline_s = self._loop.time() + _CLOSING_S
+        while len(self._selector.get_map()) > 1 and self._loop.time() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         for _ in range(_ROUNDS):
             await asyncio.sleep(0)

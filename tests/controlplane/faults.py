@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -41,13 +40,11 @@ class Fault:
     """What is wrong; by default nothing.
 
     Attributes:
-        away: connections are cut, those of watches too.
         gone: every list, and every watch by an ERROR event, is answered 410.
         answer_s: how long every answer takes to begin.
         watch_s: after so long every watch is ended, in good order; None: never.
     """
 
-    away: bool = False
     gone: bool = False
     answer_s: float = 0.0
     watch_s: float | None = None
@@ -64,7 +61,6 @@ class Between:
 
     Attributes:
         kubeconfig: how to get here, with the rights of the admin.
-        asked: requests so far: `list`, `watch` and `other`.
     """
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
@@ -72,7 +68,6 @@ class Between:
         self._port = free_port()
         self._fault = Fault()
         self._cut = asyncio.Event()
-        self.asked: Counter[str] = Counter()
         self.kubeconfig = folder / "between.kubeconfig"
         document = commands.kubeconfig(f"http://{HOST}:{self._port}", plane.ca_file, {})
         self.kubeconfig.write_text(json.dumps(document))
@@ -110,11 +105,8 @@ class Between:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         watch, fault = "watch" in request.query, self._fault
         listing = request.method == "GET" and "limit" in request.query
-        self.asked["watch" if watch else "list" if listing else "other"] += 1
         if fault.answer_s:
             await asyncio.sleep(fault.answer_s)
-        if fault.away:
-            return _cut(request)
         if fault.gone and watch:
             return web.Response(text=f"{json.dumps({'type': 'ERROR', 'object': EXPIRED})}\n")
         if fault.gone and listing:

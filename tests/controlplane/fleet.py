@@ -141,7 +141,7 @@ class Fleet:
         """Wait until one that is going has gone; its exit status."""
         program = replica.program
         assert program is not None
-        wait_until(lambda: not program.running, 30, f"{replica.name} has ended")
+        wait_until(lambda: not program.running, 120, f"{replica.name} has ended")
         return program.stop()
 
     # --- what they say ---------------------------------------------------------------------------

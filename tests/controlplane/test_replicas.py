@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.reliability]
 
+UNHURRIED = {"authority_s": 72.0, "leaf_s": 24.0, "settle_s": 5.0, "retire_s": 5.0}
+"""Lives of certificates: an API server that is kept busy takes seconds to see whom to trust."""
 BURST = 40
 """Pods at once: the API server then has connections to both replicas."""
 
@@ -53,11 +55,13 @@ def test_a_rolling_restart_under_load_fails_no_creation_and_misses_no_pod(
             fleet.replace(replica)
             old.append(replica)
     background.run(load.stop())
-    for replica in old:
-        signalled(replica, signal.SIGTERM)  # the API server keeps idle connections for 90 s
+    told_s = time.monotonic()
+    for replica in form(old, []):  # or they would wait up to 90 s for connections that are idle
+        signalled(replica, signal.SIGTERM)
     assert {fleet.end(replica) for replica in old} == {0}
 
-    figure(f"{len(old)} replicas replaced one by one", load)
+    ended_s = time.monotonic() - told_s
+    figure(f"{len(old)} replicas replaced one by one, the last gone {ended_s:.0f} s after", load)
     assert load.failed == []
     assert load.missed == []
     assert load.reasons.keys() == {"Fits"}
@@ -66,7 +70,7 @@ def test_a_rolling_restart_under_load_fails_no_creation_and_misses_no_pod(
 def test_leaf_and_authority_are_rotated_under_load_without_one_failed_handshake(
     plane: ControlPlane, namespace: str, tmp_path: Path, background: Background, figure: Figure
 ) -> None:
-    lives = short_lived()
+    lives = short_lived(**form({}, UNHURRIED))
     with Fleet(plane, tmp_path, None, background, commands=(lives, lives)) as fleet:
         began_s = time.monotonic()
         load = background.enter(Load(plane, [namespace], RATE))
@@ -79,7 +83,7 @@ def test_leaf_and_authority_are_rotated_under_load_without_one_failed_handshake(
                 return first not in last and len(last) == 1 and min(map(len, shakes.leaves)) >= 4
 
             what = lambda: f"all is rotated; failed: {shakes.failed}, {load.failed}"  # noqa: E731
-            wait_until(rotated, 60, what)
+            wait_until(rotated, 120, what)
             wait_until(lambda: time.monotonic() - began_s >= form(0, 60), 60, "a minute is over")
         background.run(load.stop())
 
@@ -88,7 +92,7 @@ def test_leaf_and_authority_are_rotated_under_load_without_one_failed_handshake(
     assert shakes.failed == []
     assert load.failed == []
     assert load.missed == []
-    assert shakes.done > 100
+    assert shakes.done > 50
 
 
 def test_of_a_replica_killed_only_creations_begun_before_the_service_knows_can_fail(

@@ -36,8 +36,8 @@ LIVES = {
     "authority_s": 24,
     "leaf_s": 8,
     "backdate_s": 1,
-    "settle_s": 1,
-    "retire_s": 1,
+    "settle_s": 2,
+    "retire_s": 2,
     "poll_s": 0.25,
 }
 BEHIND_S = 0.5
