@@ -33,9 +33,9 @@ pytestmark = pytest.mark.controlplane
 
 CONFIGURATION = "migfit"
 LIVES = {
-    "authority_s": 24,
-    "leaf_s": 8,
-    "backdate_s": 1,
+    "authority_s": 36,
+    "leaf_s": 12,
+    "backdate_s": 6,  # due six seconds after it was made, and six before its end
     "settle_s": 2,
     "retire_s": 2,
     "poll_s": 0.25,
