@@ -15,7 +15,7 @@ from tests.controlplane.forms import RATE, form
 from tests.controlplane.keeping import Kept
 from tests.controlplane.load import Load
 from tests.controlplane.migfit import SYSTEM_NAMESPACE
-from tests.controlplane.objects import wait_until
+from tests.controlplane.objects import gpu_pod, wait_until
 from tests.controlplane.stepped import step
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ HOUR_S = 3600.0
 EACH_S = form(1.5, 20)
 
 
-def ahead_s(replica: Migfit) -> float:
-    """By how much the clock is ahead that stamped its last audit line."""
+def ahead_s(fleet: Fleet, replica: Migfit) -> float:
+    """By how much the clock is ahead that stamps its audit lines."""
+    fleet.review(replica, gpu_pod("asks", "default"))  # it may not have been asked anything yet
     stamped = datetime.fromisoformat(replica.audit()[-1]["time"])
     return (stamped - datetime.now(UTC)).total_seconds()
 
@@ -55,7 +56,7 @@ def test_a_clock_stepped_by_an_hour_fails_no_creation_and_ends_nothing_early(
             for replica, ahead in zip(fleet.replicas, (first, second), strict=True):
 
                 def stepped(replica: Migfit = replica, ahead: float = ahead) -> bool:
-                    return abs(ahead_s(replica) - ahead) < HOUR_S / 2
+                    return abs(ahead_s(fleet, replica) - ahead) < HOUR_S / 2
 
                 wait_until(stepped, 20, f"the clock of {replica.name} is {ahead:g} s ahead")
             wait_until(lambda: time.monotonic() - stepped_s > EACH_S, 60, "it has lasted")  # noqa: B023
