@@ -86,6 +86,11 @@ class SelfManaged:
         """See `Shown`."""
         return self._live.context
 
+    @property
+    def pair(self) -> tuple[bytes, bytes]:
+        """See `Shown`."""
+        return self._live.pair
+
     def left_s(self) -> float:
         """See `Shown`."""
         return self._live.left_s()

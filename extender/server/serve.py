@@ -33,6 +33,7 @@ from extender.server.certificates import Schedule
 from extender.server.configuration import ConfigMapSource, FileSource, Source
 from extender.server.listen import listening
 from extender.server.metrics import Metrics
+from extender.server.mutual import mutual, wants_mutual
 from extender.server.operations import OperationsThread, operations_app
 from extender.server.reconciler import REWRITTEN, Reconciler
 from extender.server.routes import Port, extender_port, webhook_port
@@ -53,8 +54,6 @@ NAMESPACES = Resource("namespaces", "/api/v1/namespaces", NamespaceObject)
 QUOTAS = Resource("resourcequotas", "/api/v1/resourcequotas", ResourceQuotaObject)
 LIMITS = Resource("limitranges", "/api/v1/limitranges", LimitRangeObject)
 
-LOOPBACK = "127.0.0.1"
-"""The extender speaks HTTP to the kube-scheduler beside it, and to nobody else."""
 STDOUT = 1
 """File descriptor of the audit."""
 SYNC_POLL_S = 0.05
@@ -87,9 +86,10 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
             code = BAD_INPUT if isinstance(error, KubeconfigError) else UNREACHABLE
             raise StartError(f"no way to the cluster: {error}", code) from None
         source = _source(settings, client, metrics)
+        shows = bool(settings.webhook_port) or wants_mutual(settings)
         current = await source.first()
         server = Server(settings, metrics, current.policy)
-        if settings.webhook_port and not (settings.tls_cert or settings.tls_key):
+        if shows and not (settings.tls_cert or settings.tls_key):
             made = self_managed(settings, client, certificates or Schedule())
             await made.first()
             server.certificate = made
@@ -223,12 +223,14 @@ class Server:
                     "--ops-port", settings.bind, settings.ops_port, error
                 ) from None
             stack.callback(operations.stop)
-        if settings.webhook_port:
+        asks = wants_mutual(settings)
+        if settings.webhook_port or asks:
             if self.certificate is None:
                 self.certificate = certificate(settings)
-            shown = self.certificate
-            self._metrics.observe_certificate(shown.left_s)
-            self.also(shown.follow())
+            self._metrics.observe_certificate(self.certificate.left_s)
+            self.also(self.certificate.follow())
+        if settings.webhook_port:
+            assert self.certificate is not None  # noqa: S101  see above
             reviewer = Reviewer(
                 snapshot=self.state.snapshot,
                 policy=lambda: self.state.policy,
@@ -237,7 +239,12 @@ class Server:
             )
             port = webhook_port(reviewer, audit, self._metrics, self._is_draining)
             ports["webhook_port"] = await _listen(
-                stack, port, settings.bind, settings.webhook_port, "--webhook-port", shown.context
+                stack,
+                port,
+                settings.bind,
+                settings.webhook_port,
+                "--webhook-port",
+                self.certificate.context,
             )
         if settings.extender_port:
             scheduling = Scheduling(
@@ -245,9 +252,14 @@ class Server:
                 ranking=lambda: self.state.ranking,
                 policy=lambda: self.state.policy,
             )
+            tls = None
+            if asks and self.certificate is not None:
+                asking = mutual(settings, self.certificate)
+                self.also(asking.follow())
+                tls = asking.context
             port = extender_port(scheduling, self._metrics, self._is_draining)
             ports["extender_port"] = await _listen(
-                stack, port, LOOPBACK, settings.extender_port, "--extender-port"
+                stack, port, settings.extender_bind, settings.extender_port, "--extender-port", tls
             )
         return ports
 

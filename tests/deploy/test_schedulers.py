@@ -12,8 +12,7 @@ import pytest
 from extender.core.catalogue import ALL_RESOURCES, PRODUCTS, resource_name
 from extender.core.policy import Policy
 from extender.demo.hardware import product_label
-from extender.server.serve import LOOPBACK
-from extender.server.settings import Settings
+from extender.server.settings import LOOPBACK, Settings
 from tests.build import decided, node, pod
 from tests.deploy.manifests import JSON, SCHEDULERS, documents, one, served_by
 from tests.deploy.routes import extender_paths
