@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docs._audit import audit_schema
+from docs._chart import CHART, chart_readme, chart_yaml, values_schema
 from docs._configuration import configuration
 from docs._deploy import scheduler_configurations
 from docs._examples import ROOT, demo, with_demo, with_examples
@@ -26,6 +27,9 @@ def pages() -> dict[Path, str]:
         docs / "reference/metrics.md": metrics(),
         docs / "reference/commands.md": commands(),
         docs / "how-to/kueue-transformations.yaml": kueue_transformations(),
+        CHART / "values.schema.json": _json(values_schema()),
+        CHART / "Chart.yaml": chart_yaml(),
+        CHART / "README.md": chart_readme(),
         **scheduler_configurations(),
     }
     samples = (ROOT / "deploy/scheduler").glob("*.yaml")

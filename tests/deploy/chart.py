@@ -59,7 +59,7 @@ def rendered(values: JSON | None = None, *, namespace: str = NAMESPACE) -> list[
     """The objects that an installation with these values consists of."""
     flags = ("--namespace", namespace, "--kube-version", KUBERNETES)
     text = helm("template", RELEASE, CHART, *flags, values=values or {})
-    return [item for item in yaml.safe_load_all(text) if item]
+    return [item for item in yaml.load_all(text, yaml.CSafeLoader) if item]
 
 
 def notes(values: JSON | None = None) -> str:
@@ -73,7 +73,7 @@ def notes(values: JSON | None = None) -> str:
 def kustomized(folder: Path) -> tuple[JSON, ...]:
     """The objects of a folder for kustomize."""
     text = subprocess.check_output([find("kubectl"), "kustomize", folder], text=True)
-    return tuple(yaml.safe_load_all(text))
+    return tuple(yaml.load_all(text, yaml.CSafeLoader))
 
 
 def named(items: Iterable[JSON]) -> dict[tuple[str, str], JSON]:

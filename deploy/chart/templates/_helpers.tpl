@@ -88,12 +88,12 @@ enableServiceLinks: false
 # 5 s of lame duck and at most 5 s to drain, with the webhook's timeout of 3 s well inside.
 terminationGracePeriodSeconds: 30
 {{- with .root.Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 securityContext:
@@ -134,7 +134,7 @@ tolerations:
 
 {{- /* What every container of ours has in common. */}}
 {{- define "migfit.container" -}}
-image: {{ include "migfit.image" (list .Values.image .Chart.AppVersion) }}
+image: {{ include "migfit.image" (list .Values.image .Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 startupProbe: # the first lists of a large cluster, or an API server that starts too
   httpGet:
@@ -263,7 +263,7 @@ spec:
       from:
         {{- range . }}
         - ipBlock:
-            cidr: {{ . }}
+            cidr: {{ . | quote }}
         {{- end }}
       {{- end }}
     {{- end }}
