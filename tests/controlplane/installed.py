@@ -77,7 +77,9 @@ class Release:
         self.helm("uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE)
 
 
-def rules_of(plane: ControlPlane, account: str) -> Iterator[tuple[str, JSON]]:
+def rules_of(
+    plane: ControlPlane, account: str, *, ours_only: bool = False
+) -> Iterator[tuple[str, JSON]]:
     """Namespace (empty for cluster-wide) and rule, of all roles that bindings of ours give it."""
     client = plane.client
     for kind in BINDINGS:
@@ -85,6 +87,8 @@ def rules_of(plane: ControlPlane, account: str) -> Iterator[tuple[str, JSON]]:
             if account not in {subject["name"] for subject in binding["subjects"]}:
                 continue
             role, namespace = binding["roleRef"], binding["metadata"].get("namespace", "")
+            if ours_only and role["name"].startswith("system:"):
+                continue
             found = client.get(role["kind"], role["name"], namespace)
             for rule in found.get("rules") or ():
                 yield namespace, rule

@@ -233,13 +233,16 @@ class ControlPlane:
         """The file of one of the programs, such as `kubectl`."""
         return self._binaries.path(name)
 
-    def audit_events(self, verb: str = "", **object_ref: str) -> list[JSON]:
-        """Finished requests in the API server's audit log, oldest first.
+    def audit_events(
+        self, verb: str = "", *, stage: str = "ResponseComplete", **object_ref: str
+    ) -> list[JSON]:
+        """Requests in the API server's audit log, oldest first.
 
         Pods with their bodies, others as metadata. An event may come a moment after the answer.
 
         Args:
             verb: `create`, `patch` …; any unless given.
+            stage: finished ones unless given; a watch that goes on is at `ResponseStarted`.
             object_ref: fields of objectRef: `resource="pods"`, `namespace=`, `name=`.
         """
         whole = self._audit_log.read_text().rpartition("\n")[0].splitlines()
@@ -247,7 +250,7 @@ class ControlPlane:
         return [
             event
             for event in map(json.loads, near)
-            if event["stage"] == "ResponseComplete"
+            if event["stage"] == stage
             and verb in ("", event["verb"])
             and object_ref.items() <= event.get("objectRef", {}).items()
         ]

@@ -14,10 +14,10 @@ from extender.config import load
 from extender.core.policy import Mode
 from tests.controlplane.client import ApiError
 from tests.controlplane.installed import ROUTED, Pod
-from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE, a100_labels
-from tests.controlplane.objects import fake_node, gpu_pod, wait_until
+from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE
+from tests.controlplane.objects import gpu_pod, wait_until
 from tests.deploy.chart import KUSTOMIZE, kustomized
-from tests.deploy.manifests import BASE, ROOT, one
+from tests.deploy.manifests import BASE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +41,7 @@ def plane(start_plane: StartPlane) -> ControlPlane:
 def blocks(kind: str) -> list[JSON]:
     """The YAML documents of that kind on the install page."""
     found = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return [block for block in map(yaml.safe_load, found) if block["kind"] == kind]
-
-
-def text_of_config() -> str:
-    """The configuration as the base has it."""
-    return str(one("ConfigMap")["data"]["config.yaml"])
+    return [block for block in map(yaml.safe_load, found) if block.get("kind") == kind]
 
 
 class Install:
@@ -205,29 +200,6 @@ def test_pods_are_created_as_ever_when_the_pods_are_gone_and_when_all_is_removed
     ):
         names = [item["metadata"]["name"] for item in plane.client.items(kind)]
         assert not any(name.startswith("migfit") for name in names)
-
-
-def test_the_install_page_tells_what_happens_from_the_first_look_to_the_slice(
-    plane: ControlPlane, namespace: str, pod: Pod
-) -> None:
-    pod.behind_the_service()
-    slices = {GPU: 1, "nvidia.com/mig-2g.20gb": 2}
-    plane.client.create(fake_node("gpu-a", allocatable=slices, labels=a100_labels()))
-    (manifest,) = blocks("Pod")
-    manifest["metadata"]["namespace"] = namespace
-
-    def warned(reason: str) -> str:
-        told = plane.client.create(manifest, dry_run=True).warnings
-        return next((text for text in told if reason in text), "")
-
-    looked = wait_until(lambda: warned("DryRun"), 10, "the node is known")
-    change = {"data": {"config.yaml": text_of_config().replace("DryRun\n", "Enforce\n")}}
-    plane.client.patch("ConfigMap", "migfit-config", change, SYSTEM_NAMESPACE)
-    enforced = wait_until(lambda: warned("Fits"), 10, "the change of the mode is in force")
-    limits = plane.client.create(manifest).body["spec"]["containers"][0]["resources"]["limits"]
-
-    assert limits == {"nvidia.com/mig-2g.20gb": "1"}
-    assert re.findall("^Warning: (.*)$", PAGE.read_text(), re.MULTILINE) == [looked, enforced]
 
 
 def test_the_kustomization_of_the_install_page_replaces_image_and_configuration(

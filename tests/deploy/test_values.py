@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from docs._chart import MAPS, values
 from extender.config import load
 from tests.deploy.chart import CHART, RefusedError, named, rendered
-from tests.deploy.manifests import JSON, NAMESPACE, served_by
+from tests.deploy.manifests import JSON, NAMESPACE, ROOT, served_by
 from tests.deploy.pod_security import violations
 from tests.deploy.test_kustomize import CERT_MANAGER, NEWEST
 
@@ -267,3 +267,17 @@ def told_alike(chosen: JSON, objects: dict[tuple[str, str], JSON]) -> None:
     assert policy.inject.prefer_used_nodes == (chosen.get("packing") == "WebhookOnly")
     handed = "migfit-scheduler" if chosen.get("packing") == "SecondScheduler" else ""
     assert policy.inject.scheduler_name == handed
+
+
+def test_the_values_on_the_install_page_are_good() -> None:
+    page = (ROOT / "docs/how-to/install.md").read_text()
+    blocks = map(
+        yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    )
+    (shown,) = [block for block in blocks if "kind" not in block]
+
+    objects = named(rendered(shown))
+
+    assert load(objects["ConfigMap", "migfit-config"]["data"]["config.yaml"]).models
+    (container,) = objects["Deployment", "migfit"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith(shown["image"]["repository"])
