@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from functools import cache
 from typing import TYPE_CHECKING
@@ -62,11 +63,21 @@ def rendered(values: JSON | None = None, *, namespace: str = NAMESPACE) -> list[
     return [item for item in yaml.load_all(text, yaml.CSafeLoader) if item]
 
 
-def notes(values: JSON | None = None) -> str:
-    """What is told after an installation with these values."""
-    flags = ("--namespace", NAMESPACE, "--dry-run=client", "--output", "json")
-    told = json.loads(helm("install", RELEASE, CHART, *flags, values=values or {}))
-    return str(told["info"]["notes"])
+def notes(folder: Path, values: JSON | None = None) -> str:
+    """What is told after an installation with these values, as `helm template` does not show it.
+
+    Args:
+        folder: an empty one.
+        values: of the installation.
+    """
+    copy = folder / "chart"
+    shutil.copytree(CHART, copy, dirs_exist_ok=True)
+    shutil.copy(CHART / "templates" / "NOTES.txt", copy / "files" / "NOTES.txt")
+    text = '{{ dict "kind" "Told" "text" (tpl (.Files.Get "files/NOTES.txt") .) | toYaml }}'
+    (copy / "templates" / "told.yaml").write_text(text)
+    flags = ("--namespace", NAMESPACE, "--show-only", "templates/told.yaml")
+    told = yaml.safe_load(helm("template", RELEASE, copy, *flags, values=values or {}))
+    return str(told["text"])
 
 
 @cache

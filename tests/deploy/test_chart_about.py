@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +12,9 @@ from docs._chart import newest_changes
 from tests.deploy.chart import CHART, helm, notes
 from tests.deploy.manifests import JSON, ROOT, documents, project
 from tests.deploy.test_kustomize import OLDEST
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CATEGORIES = {
     "ai-machine-learning",
@@ -95,12 +99,15 @@ def test_helm_has_nothing_to_complain_about() -> None:
 # --- notes ---------------------------------------------------------------------------------------
 
 
-def warnings(values: JSON) -> list[str]:
-    return [line for line in notes(values).splitlines() if line.startswith("WARNING: ")]
+def warnings(folder: Path, values: JSON) -> list[str]:
+    told = notes(folder, values).splitlines()
+    return [line for line in told if line.startswith("WARNING: ")]
 
 
-def test_a_first_installation_is_told_that_it_only_looks_and_what_to_look_at_next() -> None:
-    told = notes()
+def test_a_first_installation_is_told_that_it_only_looks_and_what_to_look_at_next(
+    tmp_path: Path,
+) -> None:
+    told = notes(tmp_path)
 
     assert "mode DryRun" in told
     assert "kubectl -n migfit-system rollout status deployment/migfit" in told
@@ -109,8 +116,8 @@ def test_a_first_installation_is_told_that_it_only_looks_and_what_to_look_at_nex
 
 
 @pytest.mark.parametrize("values", [{"firstSteps": False}, {"config": {"mode": "Enforce"}}])
-def test_who_enforces_is_told_so(values: JSON) -> None:
-    told = notes(values)
+def test_who_enforces_is_told_so(tmp_path: Path, values: JSON) -> None:
+    told = notes(tmp_path, values)
 
     assert "mode Enforce" in told
     assert "DryRun" not in told
@@ -133,18 +140,22 @@ def test_who_enforces_is_told_so(values: JSON) -> None:
         ),
     ],
 )
-def test_it_warns_of_what_is_less_than_it_could_be(values: JSON, warned: str) -> None:
-    found = warnings({"packing": "SecondScheduler"} | values)
+def test_it_warns_of_what_is_less_than_it_could_be(
+    tmp_path: Path, values: JSON, warned: str
+) -> None:
+    found = warnings(tmp_path, {"packing": "SecondScheduler"} | values)
 
     (line,) = found
     assert line.startswith(f"WARNING: {warned}.")
 
 
 @pytest.mark.parametrize("packing", ["SecondScheduler", "DefaultScheduler"])
-def test_it_does_not_warn_for_nothing_and_says_what_is_left_to_do(packing: str) -> None:
-    assert warnings({"packing": packing}) == []
+def test_it_does_not_warn_for_nothing_and_says_what_is_left_to_do(
+    tmp_path: Path, packing: str
+) -> None:
+    assert warnings(tmp_path, {"packing": packing}) == []
     wanted = {
         "SecondScheduler": "get lease migfit-scheduler",
         "DefaultScheduler": "kube-scheduler\\.yaml",
     }
-    assert wanted[packing] in notes({"packing": packing})
+    assert wanted[packing] in notes(tmp_path, {"packing": packing})

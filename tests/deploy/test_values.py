@@ -7,7 +7,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate
 import pytest
 import yaml
@@ -118,13 +118,13 @@ def test_a_key_that_there_is_not_is_refused(path: tuple[str, ...]) -> None:
     ("mistake", "told"),
     [
         ({"replica": 3}, r"replica"),
-        ({"replicas": 0}, r"/replicas"),
-        ({"packing": "SecondSheduler"}, r"/packing"),
-        ({"networkPolicy": {"enable": False}}, r"/networkPolicy.*enable"),
-        ({"config": {"inject": {"schedulrName": "x"}}}, r"/config/inject.*schedulrName"),
+        ({"replicas": 0}, r"\breplicas"),
+        ({"packing": "SecondSheduler"}, r"\bpacking"),
+        ({"networkPolicy": {"enable": False}}, r"\bnetworkPolicy.*enable"),
+        ({"config": {"inject": {"schedulrName": "x"}}}, r"\bconfig/inject.*schedulrName"),
         ({"config": {"rules": [{"name": "a", "match": {}, "mod": "DryRun"}]}}, r"rules/0.*mod"),
-        ({"image": {"digest": "sha256:abc"}}, r"/image/digest"),
-        ({"tolerations": [{"effect": "NoSchedul"}]}, r"/tolerations/0/effect"),
+        ({"image": {"digest": "sha256:abc"}}, r"\bimage/digest"),
+        ({"tolerations": [{"effect": "NoSchedul"}]}, r"\btolerations/0/effect"),
     ],
     ids=repr,
 )
