@@ -150,6 +150,8 @@ def _configuration() -> tuple[JSON, JSON]:
         "description": "Empty: as `firstSteps` says.",
         "default": "",
     }
+    # Its own pattern is one of those that Helm cannot read, and it is part of an expression of ours.
+    config["properties"]["gpuResource"]["pattern"] = "^[a-z0-9.-]+/[A-Za-z0-9_.-]+$"
     definitions["Mode"] = {"enum": [mode for mode in config["properties"]["mode"]["enum"] if mode]}
     return config, definitions
 

@@ -91,7 +91,8 @@ class _Port(click.Option):
     type=_FILE,
     envvar=_env("TLS_CERT"),
     show_envvar=True,
-    help="Certificate of the webhook, PEM. Without it migfit makes one, and renews it.",
+    help="Certificate of the webhook, PEM. Without it migfit makes one, and renews it; without a "
+    "webhook port it shows the one that others make.",
 )
 @click.option(
     "--tls-key", type=_FILE, envvar=_env("TLS_KEY"), show_envvar=True, help="Its key, PEM."

@@ -31,6 +31,7 @@ from extender.scheduling.verbs import Scheduling
 from extender.server.audit import Audit
 from extender.server.certificates import Schedule
 from extender.server.configuration import ConfigMapSource, FileSource, Source
+from extender.server.kept import kept
 from extender.server.listen import listening
 from extender.server.metrics import Metrics
 from extender.server.mutual import mutual, wants_mutual
@@ -90,7 +91,8 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
         current = await source.first()
         server = Server(settings, metrics, current.policy)
         if shows and not (settings.tls_cert or settings.tls_key):
-            made = self_managed(settings, client, certificates or Schedule())
+            make = self_managed if settings.webhook_port else kept
+            made = make(settings, client, certificates or Schedule())
             await made.first()
             server.certificate = made
         metrics.observe(

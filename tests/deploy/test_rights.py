@@ -52,7 +52,9 @@ RIGHTS = {
     "cert-manager": READING,
     "webhook-only": READING | CERTIFICATE,
     "second-scheduler": READING | CERTIFICATE | LEASE | SCHEDULER,
-    "default-scheduler": READING | CERTIFICATE,
+    "default-scheduler": READING
+    | CERTIFICATE
+    | {"Role/migfit-extender-certificate": ["secrets/migfit-webhook-tls: get"]},
 }
 """All rules there are, by variant; a change of one is a change here."""
 HOLDERS = {
@@ -65,7 +67,7 @@ HOLDERS = {
     },
     "default-scheduler": {
         "migfit": {*READING, *CERTIFICATE},
-        "migfit-extender": {*READING, *CERTIFICATE},
+        "migfit-extender": {*READING, "Role/migfit-extender-certificate"},
     },
 }
 """ServiceAccount -> the roles bound to it."""

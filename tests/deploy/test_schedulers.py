@@ -190,7 +190,6 @@ def test_the_extender_by_itself_lets_in_who_has_a_certificate() -> None:
         webhook_port=0,
         extender_bind="0.0.0.0",
         extender_client_ca=Path(mount["mountPath"], "ca.crt"),
-        tls_names=(name,),
     )
     (shown,) = objects["Deployment", "migfit"]["spec"]["template"]["spec"]["containers"]
     assert served_by(shown["args"]).tls_names == (name,)

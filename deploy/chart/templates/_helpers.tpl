@@ -72,9 +72,6 @@ kind: MigfitConfiguration
 {{- if eq .Values.certificate.from "CertManager" }}
 - --tls-cert=/etc/migfit/tls/tls.crt
 - --tls-key=/etc/migfit/tls/tls.key
-{{- else if eq .Values.packing "DefaultScheduler" }}
-# All who keep the certificate must agree on the names in it.
-- --tls-name=migfit-extender.{{ .Release.Namespace }}.svc
 {{- end }}
 {{- end }}
 
