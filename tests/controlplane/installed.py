@@ -11,6 +11,7 @@ import json
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,11 @@ BINDINGS = ("RoleBinding", "ClusterRoleBinding")
 def own_address() -> str:
     """An address of this machine other than loopback, which endpoints may not have."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # asks the routes only: nothing is sent
-        return str(probe.getsockname()[0])
+        with suppress(OSError):
+            probe.connect(("192.0.2.1", 9))  # asks the routes only: nothing is sent
+        address = str(probe.getsockname()[0])
+    assert address != "0.0.0.0", "this needs a network: endpoints cannot be on loopback"
+    return address
 
 
 class Release:

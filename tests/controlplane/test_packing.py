@@ -111,7 +111,19 @@ def start_second(plane: ControlPlane, extender: Pod, name: str) -> Program:
     settings = told | {"clientConnection": {"kubeconfig": str(user.kubeconfig)}}
     flags = [arg for arg in args if not arg.startswith("--config=")]
     assert len(flags) == len(args) - 1
-    return plane.start_scheduler(settings=settings, flags=flags, name=name, user=user)
+    program = plane.start_scheduler(settings=settings, flags=flags, name=name, user=user)
+    tls = ssl.create_default_context(cafile=str(plane.ca_file))
+    for path in probed(extender.spec, "kube-scheduler"):
+        with urllib.request.urlopen(f"{program.url}{path}", timeout=10, context=tls) as answer:
+            assert answer.status == 200
+    return program
+
+
+def probed(spec: JSON, name: str) -> set[str]:
+    """Paths that the kubelet asks a container for."""
+    (container,) = [each for each in spec["containers"] if each["name"] == name]
+    kinds = ("startupProbe", "readinessProbe", "livenessProbe")
+    return {container[kind]["httpGet"]["path"] for kind in kinds}
 
 
 def test_a_second_scheduler_fills_the_node_in_use_and_a_replica_takes_over(
