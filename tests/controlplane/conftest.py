@@ -11,12 +11,11 @@ import pytest
 import trustme
 
 from tests.controlplane.build import Binaries, MissingError, find
-from tests.controlplane.installed import account_with_rights
-from tests.controlplane.migfit import SYSTEM_NAMESPACE, Migfit
+from tests.controlplane.installed import chart_account
+from tests.controlplane.migfit import Migfit
 from tests.controlplane.objects import new_namespace
 from tests.controlplane.plane import ControlPlane
 from tests.controlplane.reset import reset
-from tests.deploy.chart import rendered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
         def __call__(
             self, *, enable_admission: Options = (), flags: Options = ()
         ) -> ControlPlane: ...
-
-
-RBAC = ("ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
-WITH_SCHEDULER = {"config": {"inject": {"schedulerName": "migfit-scheduler"}}}
-"""A scheduler that somebody else runs, whose Lease is looked for."""
 
 
 @pytest.fixture(scope="session")
@@ -117,12 +111,7 @@ def migfit(plane: ControlPlane, authority: trustme.CA, tmp_path: Path) -> Iterat
 
     It has the rights that the chart gives its ServiceAccount, and no others.
     """
-    new_namespace(plane.client, name=SYSTEM_NAMESPACE)
-    for item in rendered(WITH_SCHEDULER):
-        if item["kind"] in RBAC:
-            plane.client.create(item)
-    account = account_with_rights(plane, "migfit")
-    server = Migfit(plane, tmp_path, authority, kubeconfig=account.kubeconfig)
+    server = Migfit(plane, tmp_path, authority, kubeconfig=chart_account(plane).kubeconfig)
     server.configure()
     server.start()
     server.register()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from tests.controlplane.client import ApiError
 from tests.controlplane.keeping import may
 from tests.controlplane.migfit import SYSTEM_NAMESPACE, Migfit
-from tests.controlplane.objects import gpu_pod, wait_until
+from tests.controlplane.objects import gpu_pod, new_namespace, wait_until
 from tests.controlplane.program import Program
-from tests.deploy.chart import CHART, RELEASE
+from tests.deploy.chart import CHART, RELEASE, rendered
 from tests.deploy.helm import find
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 ROUTED = ("--enable-aggregator-routing=true",)
 """Flag of the API server: it calls a Service's endpoints, for want of somebody who routes its address."""
+RBAC = ("ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
+WITH_SCHEDULER = {"config": {"inject": {"schedulerName": "migfit-scheduler"}}}
+"""A scheduler that somebody else runs, whose Lease is looked for."""
 BINDINGS = ("RoleBinding", "ClusterRoleBinding")
 
 
@@ -111,6 +114,15 @@ def account_with_rights(plane: ControlPlane, name: str) -> User:
         asked = first | ({"namespace": namespace} if namespace else {})
         wait_until(partial(may, user, asked), 20, f"{name} may {asked}")
     return user
+
+
+def chart_account(plane: ControlPlane) -> User:
+    """The webhook's ServiceAccount in a namespace made for it, with the chart's rights and no others."""
+    new_namespace(plane.client, name=SYSTEM_NAMESPACE)
+    for item in rendered(WITH_SCHEDULER):
+        if item["kind"] in RBAC:
+            plane.client.create(item)
+    return account_with_rights(plane, "migfit")
 
 
 class Pod:

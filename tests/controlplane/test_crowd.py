@@ -77,7 +77,8 @@ def only_in(*namespaces: str) -> JSON:
 def test_two_servers_are_off_by_no_more_than_what_is_in_flight(
     plane: ControlPlane, namespace: str, migfit: Migfit, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    other = Migfit(plane, tmp_path, authority, name="other")
+    account = plane.service_account(SYSTEM_NAMESPACE, "migfit").kubeconfig
+    other = Migfit(plane, tmp_path, authority, name="other", kubeconfig=account)
     other_namespace = new_namespace(plane.client)
     plane.client.create(fake_node("sliced", allocatable={SLICE: 10}, labels=a100_labels()))
     plane.client.create(fake_node("whole", allocatable={GPU: 40}, labels=a100_labels()))
