@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from docs._chart import MAPS, values
 from extender.config import load
+from extender.core.rewrite import REWRITTEN_LABEL
 from tests.deploy.chart import CHART, RefusedError, named, rendered
 from tests.deploy.manifests import JSON, NAMESPACE, ROOT, served_by
 from tests.deploy.pod_security import violations
@@ -24,6 +25,7 @@ from tests.deploy.test_kustomize import CERT_MANAGER, NEWEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+BINDINGS = ("RoleBinding", "ClusterRoleBinding")
 SCHEMA: JSON = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: JSON = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -212,7 +214,7 @@ def test_every_combination_renders_to_valid_objects_of_one_piece(chosen: JSON) -
             assert valid(json.dumps(item))
         if kind == "Deployment":
             whole(item, names)
-        if kind.endswith("Binding") and not item["roleRef"]["name"].startswith("system:"):
+        if kind in BINDINGS and not item["roleRef"]["name"].startswith("system:"):
             assert item["roleRef"]["name"] in names[item["roleRef"]["kind"]]
     told_alike(chosen, objects)
 
@@ -245,14 +247,14 @@ def told_alike(chosen: JSON, objects: dict[tuple[str, str], JSON]) -> None:
     config = chosen.get("config", {})
     gpu = config.get("gpuResource", "nvidia.com/gpu")
     policy = load(objects["ConfigMap", "migfit-config"]["data"]["config.yaml"])
-    (webhook,) = objects["MutatingWebhookConfiguration", "migfit"]["webhooks"]
-    (condition,) = webhook["matchConditions"]
-    (expression,) = webhook["namespaceSelector"]["matchExpressions"]
     by_name = {each for each in config.get("namespaces", {}).get("exclude", ()) if "*" not in each}
     assert policy.gpu_resource == gpu
-    assert set(re.findall(r"'([^']+)' in", condition["expression"])) == {gpu}
-    assert {"kube-system", NAMESPACE, *by_name} <= set(expression["values"])
-    assert not any("*" in name for name in expression["values"])
+    for webhook in objects["MutatingWebhookConfiguration", "migfit"]["webhooks"]:
+        expressions = " ".join(each["expression"] for each in webhook["matchConditions"])
+        (selected,) = webhook["namespaceSelector"]["matchExpressions"]
+        assert set(re.findall(r"'([^']+)' in", expressions)) - {REWRITTEN_LABEL} == {gpu}
+        assert {"kube-system", NAMESPACE, *by_name} <= set(selected["values"])
+        assert not any("*" in name for name in selected["values"])
     for name, key in (
         ("migfit-scheduler", "config.yaml"),
         ("migfit-extender", "kube-scheduler.yaml"),
