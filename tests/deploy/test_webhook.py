@@ -9,6 +9,7 @@ import pytest
 
 from extender.config.types import Namespaces
 from extender.core.policy import Policy
+from extender.core.rewrite import REWRITTEN_LABEL
 from extender.server.settings import Settings
 from tests.deploy.chart import KUSTOMIZE, kustomized, named
 from tests.deploy.manifests import JSON, NAMESPACE, one, served_by
@@ -40,10 +41,33 @@ def test_a_dry_run_of_the_api_server_is_reviewed_too(name: str) -> None:
     assert webhook(name)["sideEffects"] == "None"
 
 
-def test_what_the_cluster_and_migfit_itself_need_to_start_is_left_out_and_what_is_excluded() -> (
-    None
-):
-    (expression,) = webhook()["namespaceSelector"]["matchExpressions"]
+@both
+def test_it_is_asked_again_when_others_change_the_pod_after_it(name: str) -> None:
+    assert webhook(name)["reinvocationPolicy"] == "IfNeeded"
+
+
+def test_they_are_about_pods_one_about_their_creation_and_one_about_updates() -> None:
+    configured = one("MutatingWebhookConfiguration")["webhooks"]
+    assert [each["name"] for each in configured] == list(OPERATIONS)
+    for each in configured:
+        assert each["matchPolicy"] == "Equivalent"
+        assert each["admissionReviewVersions"] == ["v1"]
+        assert each["rules"] == [
+            {
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": [OPERATIONS[each["name"]]],
+                "resources": ["pods"],
+                "scope": "Namespaced",
+            }
+        ]
+
+
+@both
+def test_what_the_cluster_and_migfit_itself_need_to_start_is_left_out_and_what_is_excluded(
+    name: str,
+) -> None:
+    (expression,) = webhook(name)["namespaceSelector"]["matchExpressions"]
 
     assert expression == {
         "key": "kubernetes.io/metadata.name",
@@ -51,7 +75,7 @@ def test_what_the_cluster_and_migfit_itself_need_to_start_is_left_out_and_what_i
         "values": ["kube-system", NAMESPACE, "gpu-operator", "nvidia-gpu-operator"],
     }
     assert set(Namespaces().exclude) < set(expression["values"])
-    assert "objectSelector" not in webhook()  # tenants set labels as they like
+    assert "objectSelector" not in webhook(name)  # tenants set labels as they like
 
 
 def test_updates_come_only_of_pods_we_rewrote_whose_gpu_came_back() -> None:
