@@ -203,7 +203,7 @@ def valid(text: str) -> bool:
 
 
 @given(switches())
-@settings(max_examples=30, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=20, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_every_combination_renders_to_valid_objects_of_one_piece(chosen: JSON) -> None:
     jsonschema.Draft7Validator(SCHEMA).validate(chosen)
     objects = named(rendered(chosen))

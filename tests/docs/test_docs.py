@@ -31,7 +31,9 @@ from extender.core.templates import pods_in
 from extender.server.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy/chart/README.md"]
+)
 SOURCES = sorted((ROOT / "extender").rglob("*.py"))
 
 CODE_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
