@@ -111,9 +111,9 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
         server.also(follow(client, QUOTAS, tenants.quotas, meter=metrics))
         server.also(follow(client, LIMITS, tenants.limits, meter=metrics))
         own = client.namespace or (settings.configmap or ("", ""))[0]
-        if own:
+        if own and settings.webhook_port:  # an extender by itself rewrites no pods to look after
             server.reconcile(client, own)
-        else:
+        elif not own:
             log.info("nothing is reconciled: no namespace of our own to keep a Lease in")
         await server.run(stop, hurry)
 

@@ -73,7 +73,9 @@ def test_pods_are_created_as_before_and_nothing_is_left_but_what_the_page_names(
     extender.stop()
     plane.stop_components()
     named = re.findall(
-        r"^\| (Secret|Lease) `([\w-]+)` \| migfit's namespace", PAGE.read_text(), re.MULTILINE
+        r"^\| (Secret|Lease|ConfigMap) `([\w-]+)` \| migfit's namespace",
+        PAGE.read_text(),
+        re.MULTILINE,
     )
     assert of_ours(plane) <= {f"{kind} {name}" for kind, name in named}
     assert f"Secret {SYSTEM_NAMESPACE}" not in of_ours(plane)

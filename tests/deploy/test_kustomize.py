@@ -32,19 +32,15 @@ def test_the_kinds_are_what_an_admin_expects_and_the_namespace_comes_first() -> 
 
     assert kinds[0] == "Namespace"
     assert sorted(kinds[1:]) == [
-        "ClusterRole",
-        "ClusterRole",
-        "ClusterRoleBinding",
-        "ClusterRoleBinding",
+        *["ClusterRole"] * 4,
+        *["ClusterRoleBinding"] * 4,
         "ConfigMap",
         "Deployment",
         "MutatingWebhookConfiguration",
         "NetworkPolicy",
         "PodDisruptionBudget",
-        "Role",
-        "Role",
-        "RoleBinding",
-        "RoleBinding",
+        *["Role"] * 3,
+        *["RoleBinding"] * 3,
         "Service",
         "ServiceAccount",
         "ValidatingAdmissionPolicy",

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from extender.cluster.holds import CONFIG_MAP
-from extender.cluster.leadership import LEASE
 from extender.cluster.watch import Resource
 from extender.server import serve
 from tests.deploy.chart import OVERLAYS, named, rendered
@@ -27,6 +25,14 @@ READING = {
         "configmaps/migfit-config: get,list,watch",
         "events.events.k8s.io: create",
     ],
+}
+RECONCILER = {
+    "Role/migfit-reconciler": [
+        "configmaps/migfit-holds: get,list,watch,create,patch",
+        "leases.coordination.k8s.io/migfit-reconciler: get,create,patch",
+    ],
+    "ClusterRole/migfit-reconciler": ["events.events.k8s.io: create"],
+    "ClusterRole/migfit-recreate": ["pods: delete"],
 }
 CERTIFICATE = {
     "Role/migfit-certificate": [
@@ -48,25 +54,26 @@ SCHEDULER = {
 KUBERNETES = {"ClusterRole/system:kube-scheduler", "ClusterRole/system:volume-scheduler"}
 """Kubernetes' own roles for any kube-scheduler, which it keeps up to date."""
 RIGHTS = {
-    "": READING | CERTIFICATE,
-    "cert-manager": READING,
-    "webhook-only": READING | CERTIFICATE,
-    "second-scheduler": READING | CERTIFICATE | LEASE | SCHEDULER,
+    "": READING | RECONCILER | CERTIFICATE,
+    "cert-manager": READING | RECONCILER,
+    "webhook-only": READING | RECONCILER | CERTIFICATE,
+    "second-scheduler": READING | RECONCILER | CERTIFICATE | LEASE | SCHEDULER,
     "default-scheduler": READING
+    | RECONCILER
     | CERTIFICATE
     | {"Role/migfit-extender-certificate": ["secrets/migfit-webhook-tls: get"]},
 }
 """All rules there are, by variant; a change of one is a change here."""
 HOLDERS = {
-    "": {"migfit": {*READING, *CERTIFICATE}},
-    "cert-manager": {"migfit": {*READING}},
-    "webhook-only": {"migfit": {*READING, *CERTIFICATE}},
+    "": {"migfit": {*READING, *RECONCILER, *CERTIFICATE}},
+    "cert-manager": {"migfit": {*READING, *RECONCILER}},
+    "webhook-only": {"migfit": {*READING, *RECONCILER, *CERTIFICATE}},
     "second-scheduler": {
-        "migfit": {*READING, *CERTIFICATE, *LEASE},
+        "migfit": {*READING, *RECONCILER, *CERTIFICATE, *LEASE},
         "migfit-scheduler": {*READING, *LEASE, *SCHEDULER, *KUBERNETES},
     },
     "default-scheduler": {
-        "migfit": {*READING, *CERTIFICATE},
+        "migfit": {*READING, *RECONCILER, *CERTIFICATE},
         "migfit-extender": {*READING, "Role/migfit-extender-certificate"},
     },
 }
