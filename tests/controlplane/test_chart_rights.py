@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from tests.controlplane.installed import ROUTED, Pod, Release, rules_of
-from tests.controlplane.migfit import SYSTEM_NAMESPACE
-from tests.controlplane.objects import fake_node, gpu_pod, wait_until
-from tests.controlplane.test_packing import SECOND, start_second
+from tests.controlplane.migfit import SYSTEM_NAMESPACE, a100_labels
+from tests.controlplane.objects import fake_node, new_namespace, wait_until
+from tests.controlplane.test_packing import SECOND, SLICE, start_second
+from tests.controlplane.workloads import CONTROLLERS, Pods, workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,9 @@ def since() -> str:
 def pods(plane: ControlPlane, since: str, tmp_path: Path) -> Iterator[tuple[Pod, Pod]]:
     """A webhook, and a second scheduler with its extender, all installed by the chart."""
     release = Release(plane)
-    release.install({"packing": "SecondScheduler"})
+    backoff = {"restarts": 3, "window": "10m", "hold": "1h", "pending": "2s"}
+    config = {"mode": "Enforce", "backoff": backoff}
+    release.install({"packing": "SecondScheduler", "config": config})
     webhook, extender = Pod(plane, tmp_path), Pod(plane, tmp_path, SECOND)
     webhook.start()
     webhook.behind_the_service()
@@ -96,12 +99,24 @@ def plain(rights: set[Right], rules: set[Right]) -> set[Right]:
     }
 
 
+def crash_loop(plane: ControlPlane) -> None:
+    """A rewritten pod that does not get going: its workload is held back, and it is deleted."""
+    pods = Pods(plane.client, new_namespace(plane.client))
+    slices = {"nvidia.com/gpu": 2, SLICE: 2}
+    plane.client.create(fake_node("gpu-a", allocatable=slices, labels=a100_labels()))
+    plane.start_scheduler()
+    plane.start_controller_manager(CONTROLLERS)
+    plane.client.create(workload("StatefulSet", "llm", pods.namespace))
+    first = pods.one("llm", on=SLICE, bound=True)
+    pods.run(first)
+    pods.crash(first, 3)
+
+
 def test_each_right_of_the_chart_is_used_and_no_other_is_asked_for(
     plane: ControlPlane, pods: tuple[Pod, Pod], since: str
 ) -> None:
     webhook, extender = pods
-    plane.client.create(fake_node("gpu-a", allocatable={"nvidia.com/gpu": 1}))
-    plane.client.create(gpu_pod("any", "default"))
+    crash_loop(plane)
     broken = {"data": {"config.yaml": "mode: Nonsense"}}
     plane.client.patch("ConfigMap", "migfit-config", broken, SYSTEM_NAMESPACE)
 

@@ -28,7 +28,7 @@ READING = {
 }
 RECONCILER = {
     "Role/migfit-reconciler": [
-        "configmaps/migfit-holds: get,list,watch,create,patch",
+        "configmaps/migfit-holds: list,watch,create,patch",
         "leases.coordination.k8s.io/migfit-reconciler: get,create,patch",
     ],
     "ClusterRole/migfit-reconciler": ["events.events.k8s.io: create"],
