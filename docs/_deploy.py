@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from docs._reference import scheduler_sample
+
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 CONFIG_MAPS = {
@@ -15,7 +17,7 @@ def scheduler_configurations() -> dict[Path, str]:
     """For the chart as they are, for kustomize as ConfigMaps: neither can read another's folder."""
     copies: dict[Path, str] = {}
     for sample in CONFIG_MAPS:
-        text = (DEPLOY / f"scheduler/{sample}.yaml").read_text(encoding="utf-8")
+        text = scheduler_sample((DEPLOY / f"scheduler/{sample}.yaml").read_text(encoding="utf-8"))
         copies[DEPLOY / f"chart/files/{sample}.yaml"] = text
         copies[DEPLOY / f"kustomize/components/{sample}/configmap.yaml"] = _config_map(sample, text)
     return copies
