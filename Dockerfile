@@ -1,3 +1,4 @@
+# For amd64 and arm64 (GH200 and GB200 hosts): docker buildx build --platform linux/amd64,linux/arm64
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -6,7 +7,7 @@ RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 COPY constraints.txt ./
 # The environment has no pip of its own: it is filled from outside.
 RUN python -m venv --without-pip /opt/migfit && \
-    python -m pip --python /opt/migfit/bin/python install --no-cache-dir \
+    python -m pip --python /opt/migfit/bin/python install --no-cache-dir --only-binary=:all: \
         --constraint constraints.txt /wheels/*.whl
 
 # The same image, so that the environment finds the interpreter it was made with.

@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test reliability test-fast check docs controlplane bench constraints clean
+.PHONY: help demo test reliability test-fast check docs controlplane helm bench constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ test: test-fast controlplane ## everything: test-fast, then against the real con
 reliability: controlplane ## what goes wrong, under load, for a minute each, with figures: docs/reference/reliability.md
 	RELIABILITY=full $(BIN)/pytest tests/controlplane -m reliability -o timeout=900
 
-test-fast: check ## lint, types, layers and the tests that need no control plane
+test-fast: check helm ## lint, types, layers and the tests that need no control plane
 	$(BIN)/pytest -m 'not controlplane' -n auto --durations=10
 
 check: .venv ## lint, types, layers, and that generated pages are current
@@ -34,6 +34,9 @@ docs: .venv ## write the generated pages anew, and the README's picture
 
 controlplane: .venv ## build etcd and Kubernetes into the user's cache, once per version
 	@$(BIN)/python -m tests.controlplane.build
+
+helm: .venv ## unpack helm and kubectl into the user's cache where PATH has none
+	@$(BIN)/python -m tests.deploy.helm
 
 bench: .venv ## every benchmark, one after the other
 	@set -e; for program in bench/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docs._audit import audit_schema
+from docs._chart import CHART, chart_readme, chart_yaml, values_schema
 from docs._configuration import configuration
+from docs._deploy import scheduler_configurations
 from docs._examples import ROOT, demo, with_demo, with_examples
 from docs._reference import commands, kueue_transformations, metrics, reasons, scheduler_sample
 from extender.config.schema import json_schema
@@ -25,6 +27,10 @@ def pages() -> dict[Path, str]:
         docs / "reference/metrics.md": metrics(),
         docs / "reference/commands.md": commands(),
         docs / "how-to/kueue-transformations.yaml": kueue_transformations(),
+        CHART / "values.schema.json": _json(values_schema()),
+        CHART / "Chart.yaml": chart_yaml(),
+        CHART / "README.md": chart_readme(),
+        **scheduler_configurations(),
     }
     samples = (ROOT / "deploy/scheduler").glob("*.yaml")
     generated |= {path: scheduler_sample(path.read_text(encoding="utf-8")) for path in samples}

@@ -13,7 +13,7 @@ import click
 
 from extender.server.logs import configure
 from extender.server.serve import serve as run
-from extender.server.settings import Settings, StartError
+from extender.server.settings import LOOPBACK, Settings, StartError
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST = re.compile(rf"(?:\*\.)?{_LABEL.pattern}(?:\.{_LABEL.pattern})*", re.ASCII | re.IGNORECASE)
@@ -91,7 +91,8 @@ class _Port(click.Option):
     type=_FILE,
     envvar=_env("TLS_CERT"),
     show_envvar=True,
-    help="Certificate of the webhook, PEM. Without it migfit makes one, and renews it.",
+    help="Certificate of the webhook, PEM. Without it migfit makes one, and renews it; without a "
+    "webhook port it shows the one that others make.",
 )
 @click.option(
     "--tls-key", type=_FILE, envvar=_env("TLS_KEY"), show_envvar=True, help="Its key, PEM."
@@ -152,7 +153,24 @@ class _Port(click.Option):
     show_default=True,
     envvar=_env("EXTENDER_PORT"),
     show_envvar=True,
-    help="HTTP port of /scheduler/filter and /scheduler/prioritize, on 127.0.0.1.",
+    help="Port of /scheduler/filter and /scheduler/prioritize.",
+)
+@click.option(
+    "--extender-bind",
+    default=LOOPBACK,
+    show_default=True,
+    metavar="ADDRESS",
+    envvar=_env("EXTENDER_BIND"),
+    show_envvar=True,
+    help="Address of the extender port: HTTP on loopback; elsewhere --extender-client-ca is needed.",
+)
+@click.option(
+    "--extender-client-ca",
+    type=_FILE,
+    envvar=_env("EXTENDER_CLIENT_CA"),
+    show_envvar=True,
+    help="The extender speaks HTTPS, with the webhook's certificate, to clients with one signed by "
+    "this authority, PEM; read again when it changes.",
 )
 @click.option(
     "--ops-port",
@@ -203,6 +221,8 @@ def serve(  # noqa: PLR0917  click passes them by name
     webhook_configuration: str,
     webhook_port: int,
     extender_port: int,
+    extender_bind: str,
+    extender_client_ca: Path | None,
     ops_port: int,
     bind: str,
     lame_duck_s: float,
@@ -226,6 +246,8 @@ def serve(  # noqa: PLR0917  click passes them by name
         webhook_configuration=webhook_configuration,
         webhook_port=webhook_port,
         extender_port=extender_port,
+        extender_bind=extender_bind,
+        extender_client_ca=extender_client_ca,
         ops_port=ops_port,
         bind=bind,
         lame_duck_s=lame_duck_s,

@@ -38,10 +38,10 @@ log = structlog.get_logger(__name__)
 
 SECRET = "migfit-webhook-tls"  # noqa: S105  a name
 RETRY_S = 1.0
-_START_ATTEMPTS = 10
+START_ATTEMPTS = 10
 _ROUNDS = 10
 """How often in a row others may be faster than we, before we wait for the next look."""
-_FINAL = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+FINAL = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 """Answers that do not get better by asking again."""
 
 
@@ -86,6 +86,11 @@ class SelfManaged:
         """See `Shown`."""
         return self._live.context
 
+    @property
+    def pair(self) -> tuple[bytes, bytes]:
+        """See `Shown`."""
+        return self._live.pair
+
     def left_s(self) -> float:
         """See `Shown`."""
         return self._live.left_s()
@@ -105,13 +110,13 @@ class SelfManaged:
         Raises:
             StartError: there is none to be had.
         """
-        for left in reversed(range(_START_ATTEMPTS)):
+        for left in reversed(range(START_ATTEMPTS)):
             try:
                 return await self.look()
             except (NotOursError, OSError) as error:
                 raise StartError(f"--tls-secret {self._secret}: {error}", BAD_INPUT) from None
             except ClusterError as error:
-                if isinstance(error, ApiError) and error.status in _FINAL:
+                if isinstance(error, ApiError) and error.status in FINAL:
                     message = (
                         f"--tls-secret {self._secret}: {error}; grant us to get, create and patch "
                         "it, or give --tls-cert FILE and --tls-key FILE"
@@ -262,8 +267,8 @@ def _told(before: Issued, after: Issued) -> dict[str, bool]:
     }
 
 
-def self_managed(settings: Settings, client: ApiClient, schedule: Schedule) -> SelfManaged:
-    """What the settings ask for, in the namespace of `--tls-secret`, else ours, else of `--configmap`.
+def secret_of(settings: Settings, client: ApiClient) -> tuple[str, str]:
+    """Namespace and name of the Secret: of `--tls-secret`, else ours, else of `--configmap`.
 
     Raises:
         StartError: there is no such namespace.
@@ -279,6 +284,16 @@ def self_managed(settings: Settings, client: ApiClient, schedule: Schedule) -> S
             "--webhook-port 0",
             BAD_INPUT,
         )
+    return namespace, name
+
+
+def self_managed(settings: Settings, client: ApiClient, schedule: Schedule) -> SelfManaged:
+    """What the settings ask for.
+
+    Raises:
+        StartError: there is no namespace to keep it in.
+    """
+    namespace, name = secret_of(settings, client)
     return SelfManaged(
         SecretStore(client, namespace, name),
         WebhookConfiguration(client, settings.webhook_configuration),

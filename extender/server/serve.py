@@ -31,8 +31,10 @@ from extender.scheduling.verbs import Scheduling
 from extender.server.audit import Audit
 from extender.server.certificates import Schedule
 from extender.server.configuration import ConfigMapSource, FileSource, Source
+from extender.server.kept import kept
 from extender.server.listen import LET_GO_S, LetGo, listening
 from extender.server.metrics import Metrics
+from extender.server.mutual import mutual, wants_mutual
 from extender.server.operations import OperationsThread, operations_app
 from extender.server.reconciler import REWRITTEN, Reconciler
 from extender.server.routes import Port, extender_port, webhook_port
@@ -53,8 +55,6 @@ NAMESPACES = Resource("namespaces", "/api/v1/namespaces", NamespaceObject)
 QUOTAS = Resource("resourcequotas", "/api/v1/resourcequotas", ResourceQuotaObject)
 LIMITS = Resource("limitranges", "/api/v1/limitranges", LimitRangeObject)
 
-LOOPBACK = "127.0.0.1"
-"""The extender speaks HTTP to the kube-scheduler beside it, and to nobody else."""
 STDOUT = 1
 """File descriptor of the audit."""
 SYNC_POLL_S = 0.05
@@ -88,10 +88,12 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
             code = BAD_INPUT if isinstance(error, KubeconfigError) else UNREACHABLE
             raise StartError(f"no way to the cluster: {error}", code) from None
         source = _source(settings, client, metrics)
+        shows = bool(settings.webhook_port) or wants_mutual(settings)
         current = await source.first()
         server = Server(settings, metrics, current.policy)
-        if settings.webhook_port and not (settings.tls_cert or settings.tls_key):
-            made = self_managed(settings, client, certificates or Schedule())
+        if shows and not (settings.tls_cert or settings.tls_key):
+            make = self_managed if settings.webhook_port else kept
+            made = make(settings, client, certificates or Schedule())
             await made.first()
             server.certificate = made
         metrics.observe(
@@ -110,9 +112,9 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
         server.also(follow(client, QUOTAS, tenants.quotas, meter=metrics))
         server.also(follow(client, LIMITS, tenants.limits, meter=metrics))
         own = client.namespace or (settings.configmap or ("", ""))[0]
-        if own:
+        if own and settings.webhook_port:  # an extender by itself rewrites no pods to look after
             server.reconcile(client, own)
-        else:
+        elif not own:
             log.info("nothing is reconciled: no namespace of our own to keep a Lease in")
         await server.run(stop, hurry)
 
@@ -226,12 +228,14 @@ class Server:
                     "--ops-port", settings.bind, settings.ops_port, error
                 ) from None
             stack.callback(operations.stop)
-        if settings.webhook_port:
+        asks = wants_mutual(settings)
+        if settings.webhook_port or asks:
             if self.certificate is None:
                 self.certificate = certificate(settings)
-            shown = self.certificate
-            self._metrics.observe_certificate(shown.left_s)
-            self.also(shown.follow())
+            self._metrics.observe_certificate(self.certificate.left_s)
+            self.also(self.certificate.follow())
+        if settings.webhook_port:
+            assert self.certificate is not None  # noqa: S101  see above
             reviewer = Reviewer(
                 snapshot=self.state.snapshot,
                 policy=lambda: self.state.policy,
@@ -245,7 +249,7 @@ class Server:
                 settings.bind,
                 settings.webhook_port,
                 "--webhook-port",
-                tls=shown.context,
+                tls=self.certificate.context,
                 let_go=self._let_go,
             )
         if settings.extender_port:
@@ -254,9 +258,19 @@ class Server:
                 ranking=lambda: self.state.ranking,
                 policy=lambda: self.state.policy,
             )
+            tls = None
+            if asks and self.certificate is not None:
+                asking = mutual(settings, self.certificate)
+                self.also(asking.follow())
+                tls = asking.context
             port = extender_port(scheduling, self._metrics, self._is_draining)
             ports["extender_port"] = await _listen(
-                stack, port, LOOPBACK, settings.extender_port, "--extender-port"
+                stack,
+                port,
+                settings.extender_bind,
+                settings.extender_port,
+                "--extender-port",
+                tls=tls,
             )
         return ports
 

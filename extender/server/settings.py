@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+BAD_INPUT = 2
+UNREACHABLE = 3
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -25,6 +29,10 @@ class Settings:
     """0 switches a part off; -1 takes any free port (for tests)."""
     ops_port: int = 9090
     bind: str = "0.0.0.0"  # noqa: S104  the API server reaches a pod by its address
+    extender_bind: str = LOOPBACK
+    """Plain HTTP to the kube-scheduler beside it; anywhere else only with the next one."""
+    extender_client_ca: Path | None = None
+    """Who signs the certificates of those who may call the extender, PEM; then it speaks HTTPS."""
     lame_duck_s: float = 5.0
 
 
@@ -34,7 +42,3 @@ class StartError(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
-
-
-BAD_INPUT = 2
-UNREACHABLE = 3

@@ -29,6 +29,10 @@ class Shown(Protocol):
     def context(self) -> ssl.SSLContext:
         """For the listener."""
 
+    @property
+    def pair(self) -> tuple[bytes, bytes]:
+        """The certificate and its key, PEM; the same object as long as they stay the same."""
+
     def left_s(self) -> float:
         """Seconds until the certificate expires; negative afterwards."""
 
@@ -48,8 +52,8 @@ class Live:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context = server_context()
+        self.pair = b"", b""
         self._ends_s = float("nan")
 
     def load(self, cert: bytes, key: bytes) -> None:
@@ -59,12 +63,13 @@ class Live:
             OSError: it cannot be used, or the key belongs to another; the old one stays.
         """
         # A throw-away context first: a key that does not match must not spoil the live one.
-        _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
         try:
             ends = ends_s(x509.load_pem_x509_certificates(cert)[0])
         except ValueError as error:
             raise OSError(f"the certificate cannot be read: {error}") from None
-        _load(self.context, cert, key)
+        load_pair(self.context, cert, key)
+        self.pair = cert, key
         self._ends_s = ends
 
     def left_s(self) -> float:
@@ -93,6 +98,11 @@ class Certificate:
     def context(self) -> ssl.SSLContext:
         """See `Shown`."""
         return self._live.context
+
+    @property
+    def pair(self) -> tuple[bytes, bytes]:
+        """See `Shown`."""
+        return self._live.pair
 
     def left_s(self) -> float:
         """See `Shown`."""
@@ -129,8 +139,19 @@ class Certificate:
             self.reload()
 
 
-def _load(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
-    """Load a pair; a key that is encrypted is refused, where OpenSSL would ask the terminal."""
+def server_context() -> ssl.SSLContext:
+    """A server's side that shows nothing yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Load a pair; a key that is encrypted is refused, where OpenSSL would ask the terminal.
+
+    Raises:
+        OSError: it cannot be used.
+    """
     with _file(cert) as cert_file, _file(key) as key_file:
         context.load_cert_chain(cert_file, key_file, password="")
 

@@ -32,6 +32,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--webhook-configuration": ("other", "other"),
     "--webhook-port": ("0", 0),
     "--extender-port": ("1", 1),
+    "--extender-bind": ("10.0.0.7", "10.0.0.7"),
+    "--extender-client-ca": ("clients.crt", Path("clients.crt")),
     "--ops-port": ("65535", 65535),
     "--bind": ("::1", "::1"),
     "--lame-duck": ("1.5", 1.5),

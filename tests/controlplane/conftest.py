@@ -12,7 +12,8 @@ import trustme
 
 from tests.controlplane.background import Background
 from tests.controlplane.build import Binaries, MissingError, find
-from tests.controlplane.migfit import SYSTEM_NAMESPACE, Migfit
+from tests.controlplane.installed import chart_account
+from tests.controlplane.migfit import Migfit
 from tests.controlplane.objects import new_namespace
 from tests.controlplane.plane import ControlPlane
 from tests.controlplane.reset import reset
@@ -113,9 +114,11 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def migfit(plane: ControlPlane, authority: trustme.CA, tmp_path: Path) -> Iterator[Migfit]:
-    """The production server, configured with the defaults and registered as a webhook."""
-    server = Migfit(plane, tmp_path, authority)
-    new_namespace(plane.client, name=SYSTEM_NAMESPACE)
+    """The production server, configured with the defaults and registered as a webhook.
+
+    It has the rights that the chart gives its ServiceAccount, and no others.
+    """
+    server = Migfit(plane, tmp_path, authority, kubeconfig=chart_account(plane).kubeconfig)
     server.configure()
     server.start()
     server.register()

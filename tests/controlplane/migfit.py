@@ -86,7 +86,7 @@ class Migfit:
             issued.cert_chain_pems[0].write_to_path(certificate)
             issued.private_key_pem.write_to_path(key)
             self._tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
-        self._configured = ""
+        self.address = "127.0.0.1"
         self.ports = Ports(free_port(), free_port(), free_port())
         self.program: Program | None = None
 
@@ -150,7 +150,7 @@ class Migfit:
 
     def ops(self, path: str) -> tuple[int, str]:
         """Status and text of a GET on the operations port."""
-        url = f"http://127.0.0.1:{self.ports.ops}{path}"
+        url = f"http://{self.address}:{self.ports.ops}{path}"
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return answer.status, answer.read().decode()

@@ -153,8 +153,9 @@ class ControlPlane:
         name: str = "default-scheduler",
         settings: Mapping[str, object] | None = None,
         flags: Sequence[str] = (),
+        user: User | None = None,
     ) -> Program:
-        """Starts a kube-scheduler as the user system:kube-scheduler; stop it by its handle.
+        """Starts a kube-scheduler, as system:kube-scheduler unless given; stop it by its handle.
 
         Args:
             extenders: of the KubeSchedulerConfiguration, as they are.
@@ -162,8 +163,9 @@ class ControlPlane:
             name: also names the log file.
             settings: further fields of the KubeSchedulerConfiguration.
             flags: added to the command line.
+            user: whose rights it has.
         """
-        user = self.user("system:kube-scheduler")
+        user = user or self.user("system:kube-scheduler")
         configuration = commands.scheduler_configuration(
             user.kubeconfig, profiles or [{"schedulerName": name}], extenders
         )
@@ -227,13 +229,20 @@ class ControlPlane:
             raise AssertionError(f"kubectl {' '.join(args)}: {done.stdout}{done.stderr}")
         return done
 
-    def audit_events(self, verb: str = "", **object_ref: str) -> list[JSON]:
-        """Finished requests in the API server's audit log, oldest first.
+    def program(self, name: str) -> Path:
+        """The file of one of the programs, such as `kubectl`."""
+        return self._binaries.path(name)
+
+    def audit_events(
+        self, verb: str = "", *, stage: str = "ResponseComplete", **object_ref: str
+    ) -> list[JSON]:
+        """Requests in the API server's audit log, oldest first.
 
         Pods with their bodies, others as metadata. An event may come a moment after the answer.
 
         Args:
             verb: `create`, `patch` …; any unless given.
+            stage: finished ones unless given; a watch that goes on is at `ResponseStarted`.
             object_ref: fields of objectRef: `resource="pods"`, `namespace=`, `name=`.
         """
         whole = self._audit_log.read_text().rpartition("\n")[0].splitlines()
@@ -241,7 +250,7 @@ class ControlPlane:
         return [
             event
             for event in map(json.loads, near)
-            if event["stage"] == "ResponseComplete"
+            if event["stage"] == stage
             and verb in ("", event["verb"])
             and object_ref.items() <= event.get("objectRef", {}).items()
         ]

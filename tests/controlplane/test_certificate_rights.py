@@ -43,6 +43,8 @@ def granted(kept: Kept, rights: frozenset[Right]) -> User:
         ),
     ):
         verbs = sorted(verb for of, verb in rights if of == resource)
+        if not verbs:
+            continue
         rule = {"apiGroups": [group], "resources": [resource], "resourceNames": [name]}
         api = {"apiVersion": "rbac.authorization.k8s.io/v1"}
         role = {"metadata": {"name": "keeper", **meta}, "rules": [{**rule, "verbs": verbs}]}

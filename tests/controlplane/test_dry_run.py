@@ -17,7 +17,8 @@ import yaml
 
 from tests.build import annotated, changed
 from tests.controlplane.client import ApiError
-from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE, Migfit, a100_labels
+from tests.controlplane.installed import chart_account
+from tests.controlplane.migfit import GPU, Migfit, a100_labels
 from tests.controlplane.objects import fake_node, new_namespace, wait_until
 from tests.draw import Dice, some_expression, some_pod, some_term, some_toleration
 from tests.wild.gallery import CONFIGURATION, Expectation, nodes, wild_pods
@@ -46,8 +47,7 @@ IGNORED = "ignored-"
 @pytest.fixture
 def serve(plane: ControlPlane, authority: trustme.CA, tmp_path: Path) -> Iterator[Serve]:
     """Starts the server with a configuration when the nodes are there: it never saw another."""
-    server = Migfit(plane, tmp_path, authority)
-    new_namespace(plane.client, name=SYSTEM_NAMESPACE)
+    server = Migfit(plane, tmp_path, authority, kubeconfig=chart_account(plane).kubeconfig)
 
     def start(configuration: str, *flags: str) -> Migfit:
         server.configure_text(configuration)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.controlplane.client import ApiError
+from tests.controlplane.installed import chart_account
 from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE, Migfit, a100_labels
 from tests.controlplane.objects import bound_node, fake_node, gpu_pod, new_namespace, wait_until
 
@@ -124,8 +125,7 @@ def test_with_extended_resource_toleration_rewritten_pods_still_land_on_tainted_
     start_plane: StartPlane, authority: trustme.CA, tmp_path: Path
 ) -> None:
     plane = start_plane(enable_admission=("ExtendedResourceToleration",))
-    migfit = Migfit(plane, tmp_path, authority)
-    new_namespace(plane.client, name=SYSTEM_NAMESPACE)
+    migfit = Migfit(plane, tmp_path, authority, kubeconfig=chart_account(plane).kubeconfig)
     namespace = new_namespace(plane.client)
     migfit.configure()
     migfit.start()

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 JSON: TypeAlias = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
-BASE = ROOT / "deploy" / "kustomize" / "base"
-SCHEDULERS = ROOT / "deploy" / "scheduler"
+DEPLOY = ROOT / "deploy"
+BASE = DEPLOY / "kustomize" / "base"
+SCHEDULERS = DEPLOY / "scheduler"
+NAMESPACE = "migfit-system"
 
 
 def documents(file: Path) -> list[JSON]:

@@ -3,56 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from extender.server.listen import DRAIN_S, LET_GO_S
+from extender.server.self_managed import SECRET
 from extender.server.settings import Settings
 from tests.deploy.manifests import JSON, container, one, pod_template, served_by
+from tests.deploy.pod_security import violations
 from tests.deploy.routes import operations_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-ALLOWED_VOLUMES = {
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-}
-
-
-def violations(spec: JSON) -> Iterator[str]:
-    """What of a pod breaks the Pod Security Standard `restricted`."""
-    for field in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(field):
-            yield field
-    for volume in spec.get("volumes", ()):
-        yield from sorted(volume.keys() - {"name"} - ALLOWED_VOLUMES)
-    shared = spec.get("securityContext", {})
-    if shared.get("sysctls"):
-        yield "sysctls"
-    for item in [*spec.get("initContainers", ()), *spec["containers"]]:
-        own = item.get("securityContext", {})
-        told = {**shared, **own}
-        capabilities = own.get("capabilities", {})
-        wrong = {
-            "privileged": own.get("privileged", False),
-            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation", True),
-            "procMount": own.get("procMount", "Default") != "Default",
-            "runAsNonRoot": told.get("runAsNonRoot") is not True,
-            "runAsUser": told.get("runAsUser") == 0,
-            "seccompProfile": told.get("seccompProfile", {}).get("type")
-            not in ("RuntimeDefault", "Localhost"),
-            "drop": "ALL" not in capabilities.get("drop", ()),
-            "add": set(capabilities.get("add", ())) - {"NET_BIND_SERVICE"},
-            "hostPort": any(port.get("hostPort") for port in item.get("ports", ())),
-        }
-        yield from (field for field, is_wrong in wrong.items() if is_wrong)
+    from collections.abc import Callable
 
 
 def test_every_container_is_within_the_restricted_pod_security_standard() -> None:
@@ -62,7 +23,7 @@ def test_every_container_is_within_the_restricted_pod_security_standard() -> Non
 def test_the_check_of_pod_security_sees_each_thing_it_is_for() -> None:
     spoilt: dict[str, Callable[[JSON], object]] = {
         "hostNetwork": lambda spec: spec.update(hostNetwork=True),
-        "hostPath": lambda spec: spec["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+        "hostPath": lambda spec: spec.update(volumes=[{"name": "x", "hostPath": {"path": "/"}}]),
         "hostPort": lambda spec: spec["containers"][0]["ports"][0].update(hostPort=1),
         "runAsNonRoot": lambda spec: spec["securityContext"].pop("runAsNonRoot"),
         "runAsUser": lambda spec: spec["securityContext"].update(runAsUser=0),
@@ -85,36 +46,24 @@ def test_it_writes_nowhere_and_runs_as_nobody_in_particular() -> None:
 
     assert container()["securityContext"]["readOnlyRootFilesystem"] is True
     assert spec["securityContext"]["runAsUser"] == 65532
-    assert all("secret" in volume for volume in spec["volumes"])
-    assert all(mount["readOnly"] for mount in container()["volumeMounts"])
+    assert "volumes" not in spec
 
 
 def test_it_serves_the_webhook_alone_and_all_else_by_the_codes_own_defaults() -> None:
     told = served_by(container()["args"])
 
-    assert told == Settings(
-        configmap=("migfit-system", "migfit-config"),
-        tls_cert=Path("/etc/migfit/tls/tls.crt"),
-        tls_key=Path("/etc/migfit/tls/tls.key"),
-        extender_port=0,
-    )
+    assert told == Settings(configmap=("migfit-system", "migfit-config"), extender_port=0)
 
 
-def test_the_flags_name_what_the_other_manifests_create() -> None:
+def test_the_names_that_the_code_takes_for_granted_are_those_of_the_other_manifests() -> None:
     told = served_by(container()["args"])
-    config, (mount,), (volume,) = (
-        one("ConfigMap")["metadata"],
-        container()["volumeMounts"],
-        pod_template()["spec"]["volumes"],
-    )
+    config, role = one("ConfigMap")["metadata"], one("Role", "migfit-certificate")
 
     assert told.configmap == (config["namespace"], config["name"])
-    assert mount["name"] == volume["name"]
-    assert volume["secret"]["secretName"] == one("Certificate", "migfit")["spec"]["secretName"]
-    for file, key in ((told.tls_cert, "tls.crt"), (told.tls_key, "tls.key")):
-        assert file is not None
-        assert PurePosixPath(file) == PurePosixPath(mount["mountPath"], key)
-    assert "subPath" not in mount  # such a mount never sees a renewed certificate
+    assert told.service == one("Service")["metadata"]["name"]
+    assert told.webhook_configuration == one("MutatingWebhookConfiguration")["metadata"]["name"]
+    assert told.tls_secret is None
+    assert role["rules"][0]["resourceNames"] == [SECRET]
 
 
 def test_ports_have_names_and_the_service_leads_to_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -77,6 +78,14 @@ def test_the_environment_is_shipped_with_the_interpreter_it_was_made_with() -> N
     assert base == "python:3.11-slim-bookworm"
     assert values(shipped, "COPY") == ["--from=build /opt/migfit /opt/migfit"]
     assert values(shipped, "RUN") == []
+
+
+def test_nothing_in_it_is_for_one_kind_of_machine_and_nothing_is_compiled() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+
+    assert re.findall(r"--platform|amd64|x86_64|arm64|aarch64", text) == []
+    assert "--only-binary=:all:" in text
 
 
 def test_the_user_is_the_number_the_pods_run_as() -> None:

@@ -1,25 +1,147 @@
-"""RBAC: the rights the code needs, and no other."""
+"""RBAC: the rights the code needs, and no other. That each is used: tests/controlplane."""
 
 from __future__ import annotations
 
 from itertools import product
+from typing import TYPE_CHECKING
 
-from extender.cluster.holds import CONFIG_MAP
-from extender.cluster.leadership import LEASE
+import pytest
+
 from extender.cluster.watch import Resource
 from extender.server import serve
-from tests.deploy.manifests import JSON, ROOT, container, documents, one, pod_template, served_by
+from tests.deploy.chart import OVERLAYS, named, rendered
+from tests.deploy.manifests import JSON, NAMESPACE
 
-READ = {"list", "watch"}
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+VARIANTS: dict[str, JSON] = {"": {}, **OVERLAYS}
+
+READING = {
+    "ClusterRole/migfit": [
+        "nodes,pods,namespaces,resourcequotas,limitranges: list,watch",
+    ],
+    "Role/migfit": [
+        "configmaps/migfit-config: get,list,watch",
+        "events.events.k8s.io: create",
+    ],
+}
+RECONCILER = {
+    "Role/migfit-reconciler": [
+        "configmaps/migfit-holds: list,watch,create,patch",
+        "leases.coordination.k8s.io/migfit-reconciler: get,create,patch",
+    ],
+    "ClusterRole/migfit-reconciler": ["events.events.k8s.io: create"],
+    "ClusterRole/migfit-recreate": ["pods: delete"],
+}
+CERTIFICATE = {
+    "Role/migfit-certificate": [
+        "secrets/migfit-webhook-tls: get,create,patch",
+    ],
+    "ClusterRole/migfit-certificate": [
+        "mutatingwebhookconfigurations.admissionregistration.k8s.io/migfit: get,patch",
+    ],
+}
+LEASE = {
+    "ClusterRole/migfit-lease": ["leases.coordination.k8s.io/migfit-scheduler: list"],
+}
+SCHEDULER = {
+    "Role/migfit-scheduler-lease": [
+        "leases.coordination.k8s.io/migfit-scheduler: get,update",
+        "leases.coordination.k8s.io: create",
+    ],
+}
+KUBERNETES = {"ClusterRole/system:kube-scheduler", "ClusterRole/system:volume-scheduler"}
+"""Kubernetes' own roles for any kube-scheduler, which it keeps up to date."""
+RIGHTS = {
+    "": READING | RECONCILER | CERTIFICATE,
+    "cert-manager": READING | RECONCILER,
+    "webhook-only": READING | RECONCILER | CERTIFICATE,
+    "second-scheduler": READING | RECONCILER | CERTIFICATE | LEASE | SCHEDULER,
+    "default-scheduler": READING
+    | RECONCILER
+    | CERTIFICATE
+    | {"Role/migfit-extender-certificate": ["secrets/migfit-webhook-tls: get"]},
+}
+"""All rules there are, by variant; a change of one is a change here."""
+HOLDERS = {
+    "": {"migfit": {*READING, *RECONCILER, *CERTIFICATE}},
+    "cert-manager": {"migfit": {*READING, *RECONCILER}},
+    "webhook-only": {"migfit": {*READING, *RECONCILER, *CERTIFICATE}},
+    "second-scheduler": {
+        "migfit": {*READING, *RECONCILER, *CERTIFICATE, *LEASE},
+        "migfit-scheduler": {*READING, *LEASE, *SCHEDULER, *KUBERNETES},
+    },
+    "default-scheduler": {
+        "migfit": {*READING, *RECONCILER, *CERTIFICATE},
+        "migfit-extender": {*READING, "Role/migfit-extender-certificate"},
+    },
+}
+"""ServiceAccount -> the roles bound to it."""
+
+variants = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def granted(role: JSON) -> set[tuple[str, str, str]]:
-    """(API group, resource, verb) of all rules of a role."""
-    return {
-        right
-        for rule in role["rules"]
-        for right in product(rule["apiGroups"], rule["resources"], rule["verbs"])
+def spelled(rule: JSON) -> str:
+    """A rule on one line: `resource.group/name: verbs`."""
+    groups = [f".{group}" if group else "" for group in rule["apiGroups"]]
+    names = [f"/{name}" for name in rule.get("resourceNames", ())] or [""]
+    whole = product(rule["resources"], groups, names)
+    return f"{','.join(map(''.join, whole))}: {','.join(rule['verbs'])}"
+
+
+def roles(items: Iterable[JSON]) -> list[JSON]:
+    return [item for item in items if item["kind"] in ("Role", "ClusterRole")]
+
+
+def full_name(item: JSON) -> str:
+    return f"{item['kind']}/{item['metadata']['name']}"
+
+
+@variants
+def test_the_rules_are_these_and_no_others(variant: str) -> None:
+    found = {
+        full_name(each): list(map(spelled, each["rules"]))
+        for each in roles(rendered(VARIANTS[variant]))
     }
+
+    assert found == RIGHTS[variant]
+
+
+@variants
+def test_who_has_them_is_who_runs_and_nobody_else(variant: str) -> None:
+    objects = rendered(VARIANTS[variant])
+    bound: dict[str, set[str]] = {}
+    for item in objects:
+        if item["kind"] not in ("RoleBinding", "ClusterRoleBinding"):
+            continue
+        role = f"{item['roleRef']['kind']}/{item['roleRef']['name']}"
+        for subject in item["subjects"]:
+            assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", NAMESPACE)
+            bound.setdefault(subject["name"], set()).add(role)
+
+    assert bound == HOLDERS[variant]
+    accounts = {
+        item["metadata"]["name"]: item for item in objects if item["kind"] == "ServiceAccount"
+    }
+    running = [item["spec"]["template"]["spec"] for item in objects if item["kind"] == "Deployment"]
+    assert accounts.keys() == bound.keys() == {spec["serviceAccountName"] for spec in running}
+    assert {each["automountServiceAccountToken"] for each in accounts.values()} == {False}
+    assert {spec["automountServiceAccountToken"] for spec in running} == {True}
+
+
+@variants
+def test_there_are_no_wildcards_no_secrets_cluster_wide_and_no_ways_to_more_rights(
+    variant: str,
+) -> None:
+    for role in roles(rendered(VARIANTS[variant])):
+        for rule in role["rules"]:
+            for words in (rule["apiGroups"], rule["resources"], rule["verbs"]):
+                assert not any("*" in word for word in words)
+            assert {"escalate", "bind", "impersonate"}.isdisjoint(rule["verbs"])
+            if "secrets" in rule["resources"]:
+                assert role["kind"] == "Role"
+                assert rule["resourceNames"]
 
 
 def rules_of(resource: str, role: JSON) -> list[JSON]:
@@ -31,83 +153,15 @@ def test_cluster_wide_it_may_read_what_it_follows_and_say_what_it_finds_and_noth
     followed = [value for value in vars(serve).values() if isinstance(value, Resource)]
     assert len(followed) >= 3
 
-    needed = {
-        ("", path.removeprefix("/api/v1/"), verb)
-        for path, verb in product((resource.path for resource in followed), READ)
-    }
+    (rule,) = named(rendered())["ClusterRole", "migfit"]["rules"]
 
-    assert granted(one("ClusterRole", "migfit")) == needed | {("events.k8s.io", "events", "create")}
-
-
-def test_of_config_maps_it_may_read_its_own_and_write_the_holds() -> None:
-    role = one("Role")
-    own, holds = rules_of("configmaps", role)
-    told = served_by(container()["args"])
-
-    assert told.configmap == (role["metadata"]["namespace"], *own["resourceNames"])
-    assert set(own["verbs"]) == READ | {"get"}
-    assert holds["resourceNames"] == [CONFIG_MAP]
-    assert set(holds["verbs"]) == READ | {"get", "create", "patch"}
-    for rule in (own, holds):
-        assert rule["resources"] == ["configmaps"]
+    assert set(rule["resources"]) == {each.path.removeprefix("/api/v1/") for each in followed}
+    assert rule["apiGroups"] == [""]
+    assert set(rule["verbs"]) == {"list", "watch"}
 
 
-def test_beside_that_it_may_keep_its_lease() -> None:
-    role = one("Role")
-    (lease,) = rules_of("leases", role)
-    rest = {right for right in granted(role) if right[1] != "configmaps"}
+def test_a_scheduler_of_the_admins_own_is_looked_for_by_its_lease() -> None:
+    objects = named(rendered({"config": {"inject": {"schedulerName": "bin-packer"}}}))
 
-    assert lease["resourceNames"] == [LEASE]
-    assert rest == {("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "patch")}
-
-
-def test_it_may_delete_pods_by_a_role_of_its_own_and_a_policy_says_which() -> None:
-    role = one("ClusterRole", "migfit-recreate")
-    policy = one("ValidatingAdmissionPolicy", "migfit-deletes")
-    account = one("ServiceAccount")["metadata"]
-    user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
-
-    assert granted(role) == {("", "pods", "delete")}
-    (condition,) = policy["spec"]["matchConditions"]
-    assert condition["expression"] == f"request.userInfo.username == '{user}'"
-    binding = one("ValidatingAdmissionPolicyBinding", "migfit-deletes")["spec"]
-    assert binding == {"policyName": "migfit-deletes", "validationActions": ["Deny"]}
-
-
-def test_the_rights_go_to_the_account_that_the_pods_run_as_and_to_nobody_else() -> None:
-    account = one("ServiceAccount")["metadata"]
-
-    assert pod_template()["spec"]["serviceAccountName"] == account["name"]
-    names = (("ClusterRole", "migfit"), ("ClusterRole", "migfit-recreate"), ("Role", "migfit"))
-    for kind, name in names:
-        binding = one(f"{kind}Binding", name)
-        role = one(kind, name)["metadata"]
-        assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == (kind, role["name"])
-        assert binding["subjects"] == [
-            {
-                "kind": "ServiceAccount",
-                "name": account["name"],
-                "namespace": account["namespace"],
-            }
-        ]
-
-
-def test_only_the_deployment_gets_a_token() -> None:
-    assert one("ServiceAccount")["automountServiceAccountToken"] is False
-    assert pod_template()["spec"]["automountServiceAccountToken"] is True
-
-
-def test_no_role_anywhere_has_wildcards_or_secrets_or_ways_to_more_rights() -> None:
-    roles = [
-        item
-        for file in (ROOT / "deploy").glob("kustomize/**/*.yaml")
-        for item in documents(file)
-        if item["kind"] in ("Role", "ClusterRole")
-    ]
-    assert len(roles) >= 2
-
-    for role in roles:
-        for group, resource, verb in granted(role):
-            assert "*" not in group + resource + verb
-            assert resource != "secrets"
-            assert verb not in ("escalate", "bind", "impersonate")
+    (rule,) = objects["ClusterRole", "migfit-lease"]["rules"]
+    assert spelled(rule) == "leases.coordination.k8s.io/bin-packer: list"

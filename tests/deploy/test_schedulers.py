@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,9 +12,9 @@ import pytest
 from extender.core.catalogue import ALL_RESOURCES, PRODUCTS, resource_name
 from extender.core.policy import Policy
 from extender.demo.hardware import product_label
-from extender.server.serve import LOOPBACK
-from extender.server.settings import Settings
+from extender.server.settings import LOOPBACK, Settings
 from tests.build import decided, node, pod
+from tests.deploy.chart import KUSTOMIZE, kustomized, named
 from tests.deploy.manifests import JSON, SCHEDULERS, documents, one, served_by
 from tests.deploy.routes import extender_paths
 
@@ -44,11 +44,30 @@ def test_the_scheduler_calls_what_the_extender_serves(name: str) -> None:
     told = extender(name)
     url = urlsplit(told["urlPrefix"])
 
-    assert (url.scheme, url.hostname, url.port) == ("http", LOOPBACK, Settings().extender_port)
+    assert url.port == Settings().extender_port
     assert {f"{url.path}/{told[verb]}" for verb in ("filterVerb", "prioritizeVerb")} == (
         extender_paths()
     )
     assert told.keys().isdisjoint({"bindVerb", "preemptVerb"})
+
+
+def test_a_second_scheduler_speaks_http_to_the_extender_beside_it() -> None:
+    told = extender("second-scheduler.yaml")
+
+    assert told["urlPrefix"].startswith(f"http://{LOOPBACK}:")
+    assert told.keys().isdisjoint({"enableHTTPS", "tlsConfig"})
+
+
+def test_the_default_scheduler_speaks_https_to_a_service_and_says_who_it_is() -> None:
+    told = extender("default-scheduler.yaml")
+
+    assert told["urlPrefix"].startswith("https://CLUSTER-IP:")
+    assert told["enableHTTPS"] is True
+    assert told["tlsConfig"].keys() == {"serverName", "caFile", "certFile", "keyFile"}
+    service = named(kustomized(KUSTOMIZE / "overlays/default-scheduler"))[
+        "Service", "migfit-extender"
+    ]["metadata"]
+    assert told["tlsConfig"]["serverName"] == f"{service['name']}.{service['namespace']}.svc"
 
 
 @samples
@@ -107,8 +126,14 @@ def test_the_extender_sees_the_name_of_every_node_that_fits_and_is_heard(name: s
     assert extender(name)["weight"] == 30
 
 
-def test_both_samples_know_the_same_extender() -> None:
-    assert extender(SAMPLES[0]) == extender(SAMPLES[1])
+def test_both_samples_know_the_same_extender_but_for_the_way_to_it() -> None:
+    way = {"urlPrefix", "enableHTTPS", "tlsConfig"}
+
+    one_, other = (
+        {key: value for key, value in extender(name).items() if key not in way} for name in SAMPLES
+    )
+
+    assert one_ == other
 
 
 def test_the_second_scheduler_has_a_name_and_a_lease_of_its_own() -> None:
@@ -138,14 +163,33 @@ def test_every_value_is_explained(name: str) -> None:
     assert unexplained == []
 
 
-@samples
-def test_the_command_line_for_the_extender_is_one(name: str) -> None:
-    (line,) = re.findall(r"^#   (migfit .*)$", (SCHEDULERS / name).read_text(), re.MULTILINE)
-    command, *args = shlex.split(line)
+def test_the_side_car_serves_the_extender_and_nothing_else() -> None:
+    deployment = named(kustomized(KUSTOMIZE / "overlays/second-scheduler"))[
+        "Deployment", "migfit-scheduler"
+    ]
+    containers = {
+        each["name"]: each for each in deployment["spec"]["template"]["spec"]["containers"]
+    }
 
-    assert command == "migfit"
-    assert served_by(args) == Settings(
-        webhook_port=0,
-        extender_port=urlsplit(extender(name)["urlPrefix"]).port or 0,
-        configmap=("migfit-system", "migfit-config"),
+    assert served_by(containers["extender"]["args"]) == Settings(
+        configmap=("migfit-system", "migfit-config"), webhook_port=0
     )
+    assert urlsplit(extender("second-scheduler.yaml")["urlPrefix"]).port == Settings().extender_port
+
+
+def test_the_extender_by_itself_lets_in_who_has_a_certificate() -> None:
+    objects = named(kustomized(KUSTOMIZE / "overlays/default-scheduler"))
+    (container,) = objects["Deployment", "migfit-extender"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    (mount,) = container["volumeMounts"]
+    name = extender("default-scheduler.yaml")["tlsConfig"]["serverName"]
+
+    assert served_by(container["args"]) == Settings(
+        configmap=("migfit-system", "migfit-config"),
+        webhook_port=0,
+        extender_bind="0.0.0.0",
+        extender_client_ca=Path(mount["mountPath"], "ca.crt"),
+    )
+    (shown,) = objects["Deployment", "migfit"]["spec"]["template"]["spec"]["containers"]
+    assert served_by(shown["args"]).tls_names == (name,)

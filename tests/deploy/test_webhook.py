@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from extender.config.types import Namespaces
 from extender.core.policy import Policy
 from extender.core.rewrite import REWRITTEN_LABEL
-from tests.deploy.manifests import JSON, one
+from extender.server.settings import Settings
+from tests.deploy.chart import KUSTOMIZE, kustomized, named
+from tests.deploy.manifests import JSON, NAMESPACE, one, served_by
 from tests.deploy.routes import webhook_paths
 
 OPERATIONS = {"pods.migfit.io": "CREATE", "updates.pods.migfit.io": "UPDATE"}
@@ -60,14 +64,17 @@ def test_they_are_about_pods_one_about_their_creation_and_one_about_updates() ->
 
 
 @both
-def test_what_the_cluster_and_migfit_itself_need_to_start_is_left_out(name: str) -> None:
-    assert webhook(name)["namespaceSelector"]["matchExpressions"] == [
-        {
-            "key": "kubernetes.io/metadata.name",
-            "operator": "NotIn",
-            "values": ["kube-system", one("Namespace")["metadata"]["name"]],
-        }
-    ]
+def test_what_the_cluster_and_migfit_itself_need_to_start_is_left_out_and_what_is_excluded(
+    name: str,
+) -> None:
+    (expression,) = webhook(name)["namespaceSelector"]["matchExpressions"]
+
+    assert expression == {
+        "key": "kubernetes.io/metadata.name",
+        "operator": "NotIn",
+        "values": ["kube-system", NAMESPACE, "gpu-operator", "nvidia-gpu-operator"],
+    }
+    assert set(Namespaces().exclude) < set(expression["values"])
     assert "objectSelector" not in webhook(name)  # tenants set labels as they like
 
 
@@ -113,22 +120,61 @@ def test_the_service_is_reached_at_a_path_that_is_served(name: str) -> None:
     ]
 
 
-def test_the_certificate_is_for_the_name_the_api_server_asks_for() -> None:
+def test_nobody_who_applies_the_manifests_takes_away_whom_the_api_server_trusts() -> None:
+    assert "caBundle" not in webhook()["clientConfig"]
+    assert "annotations" not in one("MutatingWebhookConfiguration")["metadata"]
+
+
+# --- with cert-manager ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def overlay() -> dict[tuple[str, str], JSON]:
+    return named(kustomized(KUSTOMIZE / "overlays/cert-manager"))
+
+
+def test_the_certificate_is_for_the_name_the_api_server_asks_for(
+    overlay: dict[tuple[str, str], JSON],
+) -> None:
     target = webhook()["clientConfig"]["service"]
-    certificate = one("Certificate", "migfit")
+    certificate = overlay["Certificate", "migfit"]["spec"]
 
-    assert f"{target['name']}.{target['namespace']}.svc" in certificate["spec"]["dnsNames"]
-    assert "server auth" in certificate["spec"]["usages"]
+    assert f"{target['name']}.{target['namespace']}.svc" in certificate["dnsNames"]
+    assert "server auth" in certificate["usages"]
 
 
-def test_the_api_server_trusts_the_authority_that_signs_the_certificate() -> None:
-    certificate, authority = one("Certificate", "migfit"), one("Certificate", "migfit-ca")
-    annotations = one("MutatingWebhookConfiguration")["metadata"]["annotations"]
-    issuer = one("Issuer", certificate["spec"]["issuerRef"]["name"])
+def test_the_api_server_trusts_the_authority_that_signs_the_certificate(
+    overlay: dict[tuple[str, str], JSON],
+) -> None:
+    certificate, authority = overlay["Certificate", "migfit"], overlay["Certificate", "migfit-ca"]
+    issuer = overlay["Issuer", certificate["spec"]["issuerRef"]["name"]]
+    configuration = overlay["MutatingWebhookConfiguration", "migfit"]
 
     assert issuer["spec"]["ca"]["secretName"] == authority["spec"]["secretName"]
     assert authority["spec"]["isCA"] is True
-    assert one("Issuer", authority["spec"]["issuerRef"]["name"])["spec"] == {"selfSigned": {}}
-    assert annotations == {"cert-manager.io/inject-ca-from": "migfit-system/migfit"}
+    assert overlay["Issuer", authority["spec"]["issuerRef"]["name"]]["spec"] == {"selfSigned": {}}
+    assert configuration["metadata"]["annotations"] == {
+        "cert-manager.io/inject-ca-from": "migfit-system/migfit"
+    }
     # It is cert-manager's to fill in; an apply of the manifests must not empty it again.
-    assert "caBundle" not in webhook()["clientConfig"]
+    assert "caBundle" not in configuration["webhooks"][0]["clientConfig"]
+
+
+def test_the_pods_mount_the_certificate_and_show_it(overlay: dict[tuple[str, str], JSON]) -> None:
+    spec = overlay["Deployment", "migfit"]["spec"]["template"]["spec"]
+    (container,), (volume,) = spec["containers"], spec["volumes"]
+    (mount,) = container["volumeMounts"]
+    told = served_by(container["args"])
+
+    assert mount["name"] == volume["name"]
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount  # such a mount never sees a renewed certificate
+    assert (
+        volume["secret"]["secretName"] == (overlay["Certificate", "migfit"]["spec"]["secretName"])
+    )
+    assert told == Settings(
+        configmap=("migfit-system", "migfit-config"),
+        extender_port=0,
+        tls_cert=Path(mount["mountPath"], "tls.crt"),
+        tls_key=Path(mount["mountPath"], "tls.key"),
+    )

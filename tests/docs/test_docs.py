@@ -31,7 +31,9 @@ from extender.core.templates import pods_in
 from extender.server.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy/chart/README.md"]
+)
 SOURCES = sorted((ROOT / "extender").rglob("*.py"))
 
 CODE_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -116,12 +118,15 @@ def test_every_reason_is_explained_once_and_no_other() -> None:
 def test_no_page_names_a_reason_that_there_is_not() -> None:
     # What looks like a reason and is one of the configuration's words, or Kubernetes'.
     words = set(re.findall(r"\b[A-Z]\w+", text("docs/reference/configuration.md")))
+    chart = json.loads(text("deploy/chart/values.schema.json"))["properties"]
+    words |= {*chart["packing"]["enum"], *chart["certificate"]["properties"]["from"]["enum"]}
     words |= {
         "DynamicMIG",
         "ContainerCreating",
         "ImagePullBackOff",
         "LeastAllocated",
         "MostAllocated",
+        "UnexpectedAdmissionError",
     }
     spans = {span for page in PAGES for span in CODE_SPAN.findall(prose(page))}
 

@@ -54,13 +54,17 @@ def hold(capacity: Capacity, node: str, profile: str, workload: str = OTHER) -> 
     capacity.hold(Holding(node, Ask(), ((mig(profile), 1),), workload))
 
 
+WAY = {"urlPrefix", "enableHTTPS", "tlsConfig"}
+"""How the extender is reached: docs/how-to/schedule.md."""
+
+
 def settings() -> Iterator[str]:
     """Whatever an admin may set about the extender."""
     yield from (f"scheduling.{key}" for key in Scheduling.__struct_encode_fields__)
     yield from (f"consolidation.{key}" for key in Consolidation.__struct_encode_fields__)
     yield "percentageOfNodesToScore"
     (extender,) = SAMPLE["extenders"]
-    yield from extender.keys() - {"urlPrefix", "filterVerb", "prioritizeVerb", "nodeCacheCapable"}
+    yield from extender.keys() - WAY - {"filterVerb", "prioritizeVerb", "nodeCacheCapable"}
 
 
 @pytest.mark.parametrize("setting", sorted(settings()))
