@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.agent.stub import Stub
+from tests.agent.stub import NoCompilerError, Stub, build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SOURCE = Path(__file__).with_name("nvml_stub.c")
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
 def stub_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`libnvidia-ml.so.1`, made of our source; a C compiler is required where CI=true."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        message = "no C compiler `cc`: install gcc or clang"
+    try:
+        return build(tmp_path_factory.mktemp("nvml"))
+    except NoCompilerError as error:
         if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    made = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-    subprocess.run(
-        [
-            *(compiler, "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"),
-            *(f"-Wl,-soname,{made.name}", "-o", made, SOURCE),
-        ],
-        check=True,
-        timeout=60,
-    )
-    return made
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

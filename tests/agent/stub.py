@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from extender.core.catalogue import PRODUCTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from extender.core.catalogue import Product
 
@@ -18,7 +20,25 @@ A100 = PRODUCTS["A100-80GB"]
 A30 = PRODUCTS["A30-24GB"]
 NAMES = {A100.name: "NVIDIA A100-SXM4-80GB", A30.name: "NVIDIA A30"}
 
+SOURCE = Path(__file__).with_name("nvml_stub.c")
+
 _serial = itertools.count(1)
+
+
+class NoCompilerError(Exception):
+    """There is nothing to make the stub with."""
+
+
+def build(folder: Path) -> Path:
+    """Make the stub of our source; the library, under the name by which `pynvml` asks for it."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise NoCompilerError("no C compiler `cc`: install gcc or clang")
+    made = folder / "libnvidia-ml.so.1"
+    flags = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
+    soname = f"-Wl,-soname,{made.name}"
+    subprocess.run([compiler, *flags, soname, "-o", made, SOURCE], check=True, timeout=60)
+    return made
 
 
 def uuid(prefix: str) -> str:

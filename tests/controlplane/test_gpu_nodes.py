@@ -132,12 +132,13 @@ async def test_an_agent_may_write_the_object_of_its_own_node_and_no_other(
     with pytest.raises(ApiServerError, match="may write gpunodes/gpu-a and no other"):
         await unborn.write(told)
     path = plane.client.path("GpuNode", "gpu-b")
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: mine.client.request("DELETE", path),
         lambda: mine.client.request("PUT", path, before),
         lambda: mine.client.request("PUT", f"{path}/status", before),
         lambda: mine.client.request("PATCH", path, {"metadata": {}}, content_type=MERGE_PATCH),
-    ):
+    )
+    for call in calls:
         with pytest.raises(ApiError) as refused:
             call()
         assert refused.value.status == 403
