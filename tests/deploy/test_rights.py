@@ -27,14 +27,17 @@ def rules_of(resource: str, role: JSON) -> list[JSON]:
     return [rule for rule in role["rules"] if resource in rule["resources"]]
 
 
+def collection(path: str) -> tuple[str, str]:
+    """API group and resource of `/api/v1/nodes` or `/apis/migfit.io/v1alpha1/gpunodes`."""
+    *prefix, resource = path.strip("/").split("/")
+    return ("" if prefix[0] == "api" else prefix[1], resource)
+
+
 def test_cluster_wide_it_may_read_what_it_follows_and_say_what_it_finds_and_nothing_more() -> None:
     followed = [value for value in vars(serve).values() if isinstance(value, Resource)]
     assert len(followed) >= 3
 
-    needed = {
-        ("", path.removeprefix("/api/v1/"), verb)
-        for path, verb in product((resource.path for resource in followed), READ)
-    }
+    needed = {(*collection(resource.path), verb) for resource, verb in product(followed, READ)}
 
     assert granted(one("ClusterRole", "migfit")) == needed | {("events.k8s.io", "events", "create")}
 
