@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.agent.conftest import stub_library  # noqa: F401  a fixture
 from tests.agent.podresources import FakeKubelet, pod
 from tests.agent.stub import A100, FakeGpu, Stub, partitioned
 
@@ -38,7 +37,7 @@ def run(
 
 
 def test_once_prints_every_gpu_with_its_slices_and_holders_and_writes_nothing(
-    stub_library: Path,  # noqa: F811
+    stub_library: Path,
     tmp_path: Path,
 ) -> None:
     whole, cut = FakeGpu(), partitioned(A100, [("3g.40gb", 0), ("1g.10gb+me", 6)])

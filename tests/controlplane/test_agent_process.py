@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.agent.conftest import stub_library  # noqa: F401  a fixture
 from tests.agent.podresources import FakeKubelet, pod
 from tests.agent.stub import A100, FakeGpu, FakeSlice, Stub, partitioned
 from tests.controlplane.agents import Installed
@@ -99,7 +98,7 @@ class Agent:
 def agent(
     plane: ControlPlane,
     tmp_path: Path,
-    stub_library: Path,  # noqa: F811
+    stub_library: Path,
 ) -> Iterator[Agent]:
     made = Agent(plane, tmp_path, stub_library)
     with made.kubelet:
