@@ -8,6 +8,7 @@ from pathlib import Path
 from docs._audit import audit_schema
 from docs._configuration import configuration
 from docs._examples import ROOT, demo, with_demo, with_examples
+from docs._gpunode import gpu_node
 from docs._reference import commands, kueue_transformations, metrics, reasons, scheduler_sample
 from extender.config.schema import json_schema
 
@@ -24,6 +25,7 @@ def pages() -> dict[Path, str]:
         docs / "reference/audit.schema.json": _json(audit_schema()),
         docs / "reference/metrics.md": metrics(),
         docs / "reference/commands.md": commands(),
+        docs / "reference/gpunode.md": gpu_node(),
         docs / "how-to/kueue-transformations.yaml": kueue_transformations(),
     }
     samples = (ROOT / "deploy/scheduler").glob("*.yaml")
