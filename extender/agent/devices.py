@@ -38,7 +38,7 @@ class Devices:
 
     def __init__(self, hardware: Hardware) -> None:
         self.by_uuid: dict[str, Device] = {}
-        self._gpu: dict[int, str] = {}
+        self._minor: dict[int, str] = {}
         self._slice: dict[tuple[str, int | None], str] = {}
         """(uuid of the card, GPU instance) -> uuid."""
         self.complete = hardware.gpus is not None and all(
@@ -48,7 +48,7 @@ class Devices:
         for gpu in hardware.gpus or ():
             if gpu.uuid is None:
                 continue
-            self._gpu[gpu.index] = gpu.uuid
+            self._minor[gpu.index if gpu.minor is None else gpu.minor] = gpu.uuid
             self.by_uuid[gpu.uuid] = Device(gpu.uuid, gpu.uuid, gpu.memory_mib, gpu.used_mib)
             for each in gpu.slices or ():
                 self._slice[gpu.uuid, each.gpu_instance] = each.uuid
@@ -64,7 +64,7 @@ class Devices:
         if match := _OLD_MIG.fullmatch(plain):
             return self._slice.get((match[1], int(match[2])))
         if match := _GOOGLE.fullmatch(plain):
-            gpu = self._gpu.get(int(match[1]))
+            gpu = self._minor.get(int(match[1]))
             if gpu is None or match[2] is None:
                 return gpu
             return self._slice.get((gpu, int(match[2])))

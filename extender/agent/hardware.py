@@ -39,6 +39,8 @@ class Gpu:
     """One card."""
 
     index: int
+    minor: int | None = None
+    """Number of its device file, `/dev/nvidia0`. Not always the index."""
     uuid: str | None = None
     product: str | None = None
     """As NVML names it: `NVIDIA A100-SXM4-80GB`."""

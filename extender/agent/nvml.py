@@ -84,7 +84,8 @@ class Nvml:
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             gpu = replace(gpu, uuid=pynvml.nvmlDeviceGetUUID(handle))
-            gpu = replace(gpu, product=_ask(pynvml.nvmlDeviceGetName, handle))
+            minor = _ask(pynvml.nvmlDeviceGetMinorNumber, handle)
+            gpu = replace(gpu, minor=minor, product=_ask(pynvml.nvmlDeviceGetName, handle))
             memory = _memory(handle)
             gpu = replace(gpu, memory_mib=memory.total // MIB if memory is not None else None)
             self._identity[index] = gpu

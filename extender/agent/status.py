@@ -6,6 +6,7 @@ A field that is absent is not known. A list that is there and empty says that th
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from extender.agent.assignments import Holder, Unknown
@@ -20,6 +21,8 @@ MARGIN_PERCENT = 25
 """What is added to an observed peak before it is compared with a slice."""
 MOST_GONE = 64
 """Ids listed of devices that are no more."""
+MOST_HOLDERS, MOST_CONTAINERS = 256, 64
+"""Of one device, in the order of their names: as many as the kind GpuNode holds."""
 MATTERS_MIB = 256
 """A smaller change of memory in use is not worth a write by itself; see `differs`."""
 
@@ -66,6 +69,7 @@ def rfc3339(time_s: float) -> str:
 
 def _gpu(gpu: Gpu, seen: Seen) -> Json:
     slices = gpu.slices
+    held = _holders(gpu.uuid, gpu.memory_mib, seen)
     return _known(
         {
             "index": gpu.index,
@@ -75,7 +79,7 @@ def _gpu(gpu: Gpu, seen: Seen) -> Json:
             "mig": gpu.mig,
             "health": str(gpu.health),
             "usedMiB": gpu.used_mib,
-            "holders": None if gpu.mig is not False else _holders(gpu.uuid, gpu.memory_mib, seen),
+            "holders": held if held or gpu.mig is False else None,
             "slices": None if slices is None else [_slice(each, seen) for each in slices],
         }
     )
@@ -111,11 +115,11 @@ def _holders(uuid: str | None, memory_mib: int | None, seen: Seen) -> list[Json]
             {
                 "namespace": pod[0],
                 "pod": pod[1],
-                "containers": names,
+                "containers": names[:MOST_CONTAINERS],
                 **_peak(seen.peaks.of(uuid, pod, memory_mib)),
             }
         )
-        for pod, names in containers.items()
+        for pod, names in islice(containers.items(), MOST_HOLDERS)
     ]
 
 

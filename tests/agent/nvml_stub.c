@@ -12,6 +12,7 @@
  *   after CALLS PATH                from that call on, counted since this file was read, PATH holds
  *   gpu UUID TOTAL RESERVED USED MIG NAME     MIB; MIG is 0, 1 or - (not capable)
  *   fault CODE                      every call on this GPU fails
+ *   minor N                         of /dev/nvidiaN; the index unless given
  *   slice SLOT GI CI UUID START SIZE PROFILE COMPUTE MIB USED NAME
  *   process MIB                     adds to what is used of the slice, or of the GPU
  *
@@ -56,7 +57,7 @@ typedef struct {
 typedef struct {
     char uuid[96], name[96];
     unsigned long long total, reserved, used;
-    int mig, fault; /* mig: -1 not capable */
+    int mig, fault, minor; /* mig: -1 not capable */
     slice_t slices[MOST_SLICES];
 } gpu_t;
 
@@ -97,8 +98,10 @@ static void parse(FILE *file) {
             slice = NULL;
             sscanf(line, "%*s %95s %llu %llu %llu %7s %95[^\n]", gpu->uuid, &gpu->total,
                    &gpu->reserved, &gpu->used, flag, gpu->name);
+            gpu->minor = now.gpus - 1;
             gpu->mig = flag[0] == '-' ? -1 : flag[0] == '1';
         } else if (!strcmp(word, "fault") && gpu) sscanf(line, "%*s %d", &gpu->fault);
+        else if (!strcmp(word, "minor") && gpu) sscanf(line, "%*s %d", &gpu->minor);
         else if (!strcmp(word, "slice") && gpu) {
             unsigned slot = 0;
             sscanf(line, "%*s %u", &slot);
@@ -224,6 +227,12 @@ nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *uuid, unsigned length)
 nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned length) {
     FIND();
     return text(slice ? slice->name : gpu->name, name, length);
+}
+nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned *minor) {
+    FIND();
+    if (slice) return NOT_SUPPORTED;
+    *minor = (unsigned)gpu->minor;
+    return SUCCESS;
 }
 static void amounts(const gpu_t *gpu, const slice_t *slice, unsigned long long *total,
                     unsigned long long *reserved, unsigned long long *used) {

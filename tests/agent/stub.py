@@ -72,6 +72,8 @@ class FakeGpu:
     used_mib: int = 4
     processes_mib: tuple[int, ...] = ()
     fault: int = 0
+    minor: int | None = None
+    """Number of its device file; None: its index."""
     uuid: str = field(default_factory=lambda: uuid("GPU"))
 
     def lines(self) -> list[str]:
@@ -80,6 +82,8 @@ class FakeGpu:
         mig = int(bool(self.slices)) if self.mig is None else int(self.mig)
         lines = [f"gpu {self.uuid} {total} 600 {self.used_mib} {mig} {name}"]
         lines += [f"process {mib}" for mib in self.processes_mib]
+        if self.minor is not None:
+            lines.append(f"minor {self.minor}")
         if self.fault:
             lines.append(f"fault {self.fault}")
         for slot, each in enumerate(self.slices):

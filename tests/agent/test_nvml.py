@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pynvml
 import pytest
 
+from extender.agent.devices import Devices
 from extender.agent.hardware import Health
 from extender.agent.nvml import Nvml
 from extender.core.catalogue import layouts
@@ -71,6 +72,18 @@ def test_a_whole_card_tells_its_name_its_memory_and_what_is_used_of_it(
     assert (gpu.product, gpu.memory_mib, gpu.mig) == (NAMES[A100.name], 81920, False)
     assert gpu.used_mib == 10_000  # what the driver reserves is not somebody's use
     assert gpu.slices == ()
+
+
+def test_a_card_is_found_by_its_device_file_whose_number_is_not_always_its_index(
+    stub: Stub, nvml: Nvml
+) -> None:
+    first, second = FakeGpu(minor=1), FakeGpu(minor=0)
+    stub.set_up(first, second)
+
+    hardware = nvml.read()
+
+    assert [(gpu.index, gpu.minor) for gpu in gpus(hardware)] == [(0, 1), (1, 0)]
+    assert Devices(hardware).uuid_of("nvidia0") == second.uuid  # as Google's plugin calls it
 
 
 def test_the_use_of_each_slice_is_its_own(stub: Stub, nvml: Nvml) -> None:

@@ -132,6 +132,32 @@ async def test_a_claim_may_be_on_any_device_that_nobody_else_holds(
     assert condition(status, "Holders") == ("False", "Unplaced")
 
 
+async def test_a_crowd_on_one_device_is_told_up_to_what_the_kind_holds(
+    stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet
+) -> None:
+    card = FakeGpu()
+    stub.set_up(card)
+    kubelet.holders = {f"pod-{n:05}": [f"{card.uuid}::{n}"] for n in range(10_000)}
+
+    status = await sample(sampler, clock, 2)
+
+    told = holders(status)[card.uuid]
+    assert [each["pod"] for each in told] == [f"pod-{n:05}" for n in range(256)]
+    assert len(sampler.peaks) == 0
+
+
+async def test_a_pod_that_holds_a_card_in_mig_mode_as_a_whole_is_told_there(
+    stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet
+) -> None:
+    cut = partitioned(A100, [("7g.80gb", 0)])
+    stub.set_up(cut)
+    kubelet.holders = {"odd": [cut.uuid]}
+
+    status = await sample(sampler, clock)
+
+    assert [each["pod"] for each in holders(status)[cut.uuid]] == ["odd"]
+
+
 async def test_slices_that_are_gone_or_that_the_kubelet_does_not_serve_are_told(
     stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet
 ) -> None:
