@@ -69,13 +69,14 @@ class Sampler:
 
     async def sample(self) -> None:
         """Look once."""
-        hardware, at_once = await self._hardware()
+        hardware = await self._hardware()
         answer = await self._kubelet.ask()
         devices = Devices(hardware)
         after = held(answer, devices) if isinstance(answer, Assignments) else None
-        # What is read late may be of a time when others held the device.
-        self.peaks.take(devices, self._before if at_once else None, after, self._wall())
-        self._before = after if at_once else None
+        # Where the hardware is not known no device has holders either: so what a hung reading tells
+        # at last, of a time when others may have held the device, is nobody's sample.
+        self.peaks.take(devices, self._before, after, self._wall())
+        self._before = after
         silence = answer if isinstance(answer, Unknown) else None
         self._seen = Seen(hardware, after, silence, self.peaks)
         self._render()
@@ -94,18 +95,17 @@ class Sampler:
             conditions = self.latest.get("conditions", ())
             self.latest = status(self._seen, self._wall(), self._version, conditions)
 
-    async def _hardware(self) -> tuple[Hardware, bool]:
-        """What NVML says, and whether it said so at once."""
-        at_once = self._reading is None
+    async def _hardware(self) -> Hardware:
+        """What NVML says; a reading that takes too long goes on, and the next look asks for it again."""
         if self._reading is None:
             loop = asyncio.get_running_loop()
             self._reading = loop.run_in_executor(self._thread, self._reader.read)
         done, _ = await asyncio.wait({self._reading}, timeout=self._nvml_s)
         if not done:
-            return Hardware(problem=f"NVML: no answer within {self._nvml_s:g} s"), False
+            return Hardware(problem=f"NVML: no answer within {self._nvml_s:g} s")
         hardware = self._reading.result()
         self._reading = None
-        return hardware, at_once
+        return hardware
 
     def close(self) -> None:
         """Let the driver go. A reading that hangs is not waited for."""

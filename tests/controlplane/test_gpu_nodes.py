@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from extender.agent.apiserver import ApiServer, ApiServerError
 from extender.agent.hardware import Gpu, Hardware, Health, Slice
@@ -15,10 +16,11 @@ from extender.agent.writer import Pace, Writer
 from tests.agent.fakes import SayingKubelet
 from tests.controlplane.agents import ACCOUNT, NAMESPACE, Installed
 from tests.controlplane.client import MERGE_PATCH, ApiError
-from tests.deploy.agent import in_component
+from tests.deploy.agent import OVERLAY, component, in_component
+from tests.deploy.manifests import base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from tests.controlplane.plane import ControlPlane
@@ -198,6 +200,15 @@ async def test_a_kind_that_is_not_there_is_named(installed: Installed) -> None:
             if "apply its CustomResourceDefinition" in str(error):
                 return
     pytest.fail("the kind is gone, and nobody says so")
+
+
+def test_the_overlay_is_the_base_and_the_component(plane: ControlPlane) -> None:
+    made = list(yaml.safe_load_all(plane.kubectl("kustomize", str(OVERLAY)).stdout))
+
+    def names(items: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
+        return sorted((each["kind"], each["metadata"]["name"]) for each in items)
+
+    assert names(made) == names([*base(), *component()])
 
 
 def test_the_account_of_the_policy_is_the_one_the_agents_run_as() -> None:
