@@ -106,6 +106,8 @@ class Nvml:
                 handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, slot)
             except pynvml.NVMLError_NotFound:
                 continue  # there are holes
+            except pynvml.NVMLError_InvalidArgument:
+                return None  # MIG mode went off meanwhile
             try:
                 uuid = pynvml.nvmlDeviceGetUUID(handle)
                 fixed = self._fixed(parent, handle, uuid, gpu)
