@@ -73,7 +73,8 @@ def _env(name: str) -> str:
     metavar="SECONDS",
     envvar=_env("HEARTBEAT"),
     show_envvar=True,
-    help="Write at least so often, also if nothing has changed.",
+    help="Write at least so often, also if nothing has changed; what is new, at most every 10 s "
+    "or as often as this.",
 )
 @click.option(
     "--ops-port",
