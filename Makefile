@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test reliability test-fast check docs controlplane helm bench constraints clean
+.PHONY: help demo test reliability test-fast check docs controlplane helm bench constraints podresources clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ constraints: ## make the environment anew from the newest versions and pin those
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,uvloop]'
 	$(BIN)/python -m pip freeze --exclude-editable --exclude migfit > constraints.txt
 	@touch .venv/.installed
+
+podresources: .venv ## write anew what protoc makes of the kubelet's API
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. extender/agent/podresources.proto
 
 clean: ## remove the environment and what tools left; the control plane's cache stays
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

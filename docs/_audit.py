@@ -163,7 +163,7 @@ def _container() -> JSONSchema:
         },
         footprintSource={
             "type": ["string", "null"],
-            "pattern": "^(annotation|whenUnknown|(model|rule|image):.+)$",
+            "pattern": "^(annotation|whenUnknown|observed|(model|rule|image):.+)$",
             "description": "Who says so.",
         },
     )

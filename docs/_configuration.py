@@ -12,17 +12,12 @@ from extender.config.schema import field_docs
 from extender.config.types import MigfitConfiguration
 from extender.config.values import Spelling
 
-NOT_YET = {
-    "observed.raise": "observed_raise",
-}
-"""Fields that are read and checked, but change nothing so far -> their name in `core.policy`."""
 _COUNTABLE = 1 << 32
 """A bound above this one is no bound that anybody would want to read."""
 
 
 def configuration() -> str:
     """docs/reference/configuration.md."""
-    without_effect = ", ".join(map(code, NOT_YET))
     sections = "\n".join(_section(path, name, kind) for path, name, kind in _sections())
     return (
         f"{NOTE}# Configuration\n\n"
@@ -36,8 +31,7 @@ def configuration() -> str:
         "migfit config check -\n```\n\n"
         "For editors there is a [JSON Schema](config.schema.json). The least document is its first two\n"
         "lines; this one says nothing but the defaults:\n\n"
-        f"```yaml\n{DEFAULT_DOCUMENT}```\n\n"
-        f"Read and checked, but so far without effect: {without_effect}.\n\n{sections}"
+        f"```yaml\n{DEFAULT_DOCUMENT}```\n\n{sections}"
     )
 
 

@@ -9,6 +9,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from docs._markdown import NOTE, code, table
+from extender.agent.metrics import AgentMetrics
 from extender.cli import COMMANDS, main
 from extender.core.catalogue import ALL_RESOURCES
 from extender.core.decision import Verdict
@@ -77,13 +78,9 @@ def _explained(reasons: Sequence[Reason], *, numbered: bool = False) -> str:
 
 def metrics() -> str:
     """docs/reference/metrics.md."""
-    rows = [
-        [code(name), str(each._type), ", ".join(map(code, each._labelnames)), each._documentation]  # noqa: SLF001  the client has no public way
-        for name, each in exposed().items()
-    ]
     return (
         f"{NOTE}# Metrics\n\nOn the operations port (9090), path `/metrics`, Prometheus' text format.\n\n"
-        f"{table(['metric', 'type', 'labels', 'meaning'], rows)}\n"
+        f"{_metrics(exposed())}\n"
         "Counters carry the suffix `_total`; a histogram has `_bucket`, `_sum` and `_count`. Those of\n"
         "the process itself (`process_*`: memory, CPU, open files) are there too. `reason` is out of\n"
         "[this list](reasons.md), `verb` the path that was asked for, `profile` empty for pods left.\n\n"
@@ -109,12 +106,26 @@ def metrics() -> str:
         "that is missing |\n"
         '| no slices | `increase(migfit_decisions_total{reason="NoFreeSlice"}[1h]) > 0` | models that '
         "would fit a slice take whole GPUs |\n"
+        '| agents | `migfit_agents{state="silent"} > 0` for 15 minutes | the agent of a node is gone; '
+        "its node is judged by totals again |\n\n"
+        "## The node agent\n\n"
+        "On a port of its own (9091), of [each node's agent](../explanation/agent.md).\n\n"
+        f"{_metrics(exposed(AgentMetrics()))}"
     )
 
 
-def exposed() -> dict[str, MetricWrapperBase]:
-    """Name as a scrape has it -> metric."""
-    found = [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
+def _metrics(found: dict[str, MetricWrapperBase]) -> str:
+    rows = [
+        [code(name), str(each._type), ", ".join(map(code, each._labelnames)), each._documentation]  # noqa: SLF001  the client has no public way
+        for name, each in found.items()
+    ]
+    return table(["metric", "type", "labels", "meaning"], rows)
+
+
+def exposed(of: object | None = None) -> dict[str, MetricWrapperBase]:
+    """Name as a scrape has it -> metric; of the server unless another set is given."""
+    every = vars(Metrics() if of is None else of).values()
+    found = [each for each in every if isinstance(each, MetricWrapperBase)]
     return {
         f"{each._name}_total" if each._type == "counter" else each._name: each  # noqa: SLF001  as above
         for each in found

@@ -10,6 +10,7 @@ from docs._chart import CHART, chart_readme, chart_yaml, values_schema
 from docs._configuration import configuration
 from docs._deploy import scheduler_configurations
 from docs._examples import ROOT, demo, with_demo, with_examples
+from docs._gpunode import gpu_node
 from docs._reference import commands, kueue_transformations, metrics, reasons, scheduler_sample
 from extender.config.schema import json_schema
 
@@ -26,6 +27,7 @@ def pages() -> dict[Path, str]:
         docs / "reference/audit.schema.json": _json(audit_schema()),
         docs / "reference/metrics.md": metrics(),
         docs / "reference/commands.md": commands(),
+        docs / "reference/gpunode.md": gpu_node(),
         docs / "how-to/kueue-transformations.yaml": kueue_transformations(),
         CHART / "values.schema.json": _json(values_schema()),
         CHART / "Chart.yaml": chart_yaml(),

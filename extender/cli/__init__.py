@@ -13,6 +13,7 @@ COMMANDS = {
     "config": "Check a configuration file.",
     "catalogue": "Print GPU products, their MIG profiles and layouts.",
     "serve": "Run the webhook, the extender and the operations port.",
+    "agent": "Tell what the GPUs of a node hold and use; runs on each node.",
 }
 """Command -> one line of help. The module `extender.cli.NAME` holds the command of the same name."""
 

@@ -26,6 +26,7 @@ from extender.config import DEFAULT_DOCUMENT, ConfigError, load
 from extender.core.decide import decide
 from extender.core.decision import Decision
 from extender.core.defaulting import defaulted
+from extender.core.observed import Peak
 from extender.core.pod import mapping, metadata, text
 from extender.core.policy import Policy
 from extender.core.quantity import MIB, format_mib
@@ -83,9 +84,9 @@ def explain(
     items = _file(cluster) if cluster is not None else _ask(kubeconfig, debug=debug)
     decisions = _decide(pods, items, policy, namespace)
     emit(
-        [_fields(decision) for decision in decisions],
+        [_fields(decision) for decision, _ in decisions],
         output,
-        lambda: "\n\n".join(_picture(decision) for decision in decisions),
+        lambda: "\n\n".join(_picture(decision, peaks) for decision, peaks in decisions),
     )
 
 
@@ -127,7 +128,8 @@ def _decide(
     items: Iterable[Mapping[str, Any]],
     policy: Policy,
     namespace: str,
-) -> list[Decision]:
+) -> list[tuple[Decision, Mapping[str, Peak]]]:
+    """Each decision, with what pods of the same workload were seen to use, by container."""
     from extender.cluster.inventory import inventory  # noqa: PLC0415  heavy, and not for --help
 
     try:
@@ -135,10 +137,11 @@ def _decide(
     except msgspec.ValidationError as error:
         fail(f"--cluster: {error}; give what kubectl printed, unchanged")
     snapshot = state.snapshot()
-    return [
+    decisions = [
         decide(pod, snapshot, policy, namespace=_namespace(pod, namespace))
         for pod in map(defaulted, pods)
     ]
+    return [(d, snapshot.observed.of(f"{d.namespace}/{d.workload}")) for d in decisions]
 
 
 def _namespace(pod: Mapping[str, Any], given: str) -> str:
@@ -171,7 +174,15 @@ def _size(footprint_bytes: int | None) -> str | None:
     return f"{Decimal(footprint_bytes).scaleb(-9).normalize():f}G" if rest else format_mib(mib)
 
 
-def _picture(decision: Decision) -> str:
+def _seen(peak: Peak | None) -> str | None:
+    """A peak as a hint beside the declared footprint."""
+    if peak is None:
+        return None
+    told = f"{peak.mib}Mi in {peak.pods} pod{'s' * (peak.pods != 1)}"
+    return f"{told}, reserved ahead: no need" if peak.preallocates else told
+
+
+def _picture(decision: Decision, peaks: Mapping[str, Peak]) -> str:
     fields = _fields(decision)
     workload, explanation = decision.workload, decision.reason.explanation
     who = f"{workload.kind} {decision.namespace}/{workload.name}"
@@ -190,11 +201,13 @@ def _picture(decision: Decision) -> str:
                 c.to or "(unchanged)",
                 _size(c.footprint_bytes),
                 c.footprint_source,
+                *([_seen(peaks.get(c.name))] if peaks else []),
             ]
             for c in decision.changes
         ]
         lines.append("")
         head = ["CONTAINER", "ASKS FOR", "GETS", "FOOTPRINT", "SAID BY"]
+        head += ["SEEN TO USE"] if peaks else []
         lines.append(columns(head, rows, "  "))
     if decision.candidates:
         rows = [[c["resource"], c["usable"], c["free"], c["verdict"]] for c in fields["candidates"]]

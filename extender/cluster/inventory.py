@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from extender.cluster.client import ApiClient, connect
+from extender.cluster.errors import ApiError
+from extender.cluster.gpu_nodes import newest_heartbeat_s
 from extender.cluster.objects import (
+    GpuNodeObject,
     LimitRangeObject,
     NamespaceObject,
     NodeObject,
@@ -24,6 +28,7 @@ KINDS: Mapping[str, type[Any]] = {
     "Namespace": NamespaceObject,
     "ResourceQuota": ResourceQuotaObject,
     "LimitRange": LimitRangeObject,
+    "GpuNode": GpuNodeObject,
 }
 PATHS = {
     "Node": "/api/v1/nodes",
@@ -31,7 +36,10 @@ PATHS = {
     "Namespace": "/api/v1/namespaces",
     "ResourceQuota": "/api/v1/resourcequotas",
     "LimitRange": "/api/v1/limitranges",
+    "GpuNode": "/apis/migfit.io/v1alpha1/gpunodes",
 }
+OPTIONAL = frozenset({"GpuNode"})
+"""Kinds that a cluster may not have, or not show to everybody."""
 PAGE_ITEMS = 500
 
 
@@ -48,13 +56,16 @@ def inventory(
         kind = str(item.get("kind"))
         if kind in KINDS:
             found[kind].append(msgspec.convert(item, KINDS[kind]))
-    state = State(policy, clock)
+    # Of a list that was kept, the time is that of its newest heartbeat.
+    now_s = newest_heartbeat_s(found["GpuNode"])
+    state = State(policy, clock, lambda: now_s)
     state.fill(
         nodes=found["Node"],
         pods=found["Pod"],
         namespaces=found["Namespace"],
         quotas=found["ResourceQuota"],
         limits=found["LimitRange"],
+        gpu_nodes=found["GpuNode"],
     )
     return state
 
@@ -83,7 +94,12 @@ async def _list(client: ApiClient, kind: str) -> list[dict[str, Any]]:
     token = ""
     while True:
         params = {"limit": str(PAGE_ITEMS), **({"continue": token} if token else {})}
-        page = msgspec.json.decode(await client.get(PATHS[kind], params))
+        try:
+            page = msgspec.json.decode(await client.get(PATHS[kind], params))
+        except ApiError as error:
+            if kind in OPTIONAL and error.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+                return []
+            raise
         found += [{**item, "kind": kind} for item in page.get("items") or ()]
         token = page["metadata"].get("continue", "")
         if not token:

@@ -75,12 +75,15 @@ class Resource(Generic[T]):
         path: of the collection: `/api/v1/pods`, `/api/v1/namespaces/x/configmaps`.
         item: msgspec Struct to decode into, with `metadata` as in `Object`.
         params: selectors, sent with list and watch alike: `{"fieldSelector": "metadata.name=x"}`.
+        optional: a kind that the cluster may not have (404): then there are none, and that is no
+            trouble. It is looked for again now and then.
     """
 
     name: str
     path: str
     item: type[T]
     params: Mapping[str, str] = field(default_factory=dict)
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Pace:
         backoff_s: ceiling of the first wait.
         backoff_cap_s: ceiling of every wait.
         slice_s: at most so long without letting other tasks run.
+        absent_s: from one look for a kind that is not there to the next.
     """
 
     page_items: int = 500
@@ -110,6 +114,7 @@ class Pace:
     backoff_s: float = 0.5
     backoff_cap_s: float = 10.0
     slice_s: float = 0.005
+    absent_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,7 @@ class Machine(Generic[T]):
         pace: Pace,
     ) -> None:
         self._name = resource.name
+        self._optional = resource.optional
         self._sink = sink
         self._clock = clock
         self._rng = rng
@@ -266,10 +272,20 @@ class Machine(Generic[T]):
         # Even if events came: one event and a hang-up, over and over, is a hot loop too.
         return Wait(self._backoff.next_s(), self._watch())
 
+    def absent(self, error: ClusterError) -> bool:
+        """Whether a failure only says that the cluster does not have this kind, and need not."""
+        return (
+            self._optional and isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND
+        )
+
     def failed(self, error: ClusterError) -> Action:
         """The list or the watch came to nothing, or broke off."""
         self._end(told=isinstance(error, Unreachable))
         self._healthy = False
+        if self.absent(error):
+            self._sink.listing()
+            self._sink.listed()
+            return Wait(self._pace.absent_s * (1 + self._rng.random() / 2), self._list())
         status = error.status if isinstance(error, ApiError) else None
         if status == HTTPStatus.GONE and not self._expired:
             self._expired = True

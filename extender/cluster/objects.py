@@ -189,3 +189,44 @@ class LimitRangeObject(Wire, frozen=True):
 
     metadata: Metadata
     spec: LimitRangeSpec = LimitRangeSpec()
+
+
+class HolderObject(Wire, frozen=True):
+    """A pod that holds a device."""
+
+    namespace: str = ""
+    pod: str = ""
+    containers: list[str] | None = None
+    peak_mib: int | None = msgspec.field(default=None, name="peakMiB")
+    preallocates: bool = False
+
+
+class SliceObject(Wire, frozen=True):
+    """A MIG device."""
+
+    profile: str | None = None
+    memory_mib: int | None = msgspec.field(default=None, name="memoryMiB")
+    allocatable: bool | None = None
+    holders: list[HolderObject] | None = None
+
+
+class GpuObject(Wire, frozen=True):
+    """A card."""
+
+    mig: bool | None = None
+    holders: list[HolderObject] | None = None
+    slices: list[SliceObject] | None = None
+
+
+class GpuNodeStatus(Wire, frozen=True):
+    """What a node's agent tells. A field that is absent is not known."""
+
+    heartbeat_time: str = ""
+    gpus: list[GpuObject] | None = None
+
+
+class GpuNodeObject(Wire, frozen=True):
+    """A GpuNode, our own kind."""
+
+    metadata: Metadata
+    status: GpuNodeStatus = GpuNodeStatus()

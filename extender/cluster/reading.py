@@ -21,6 +21,7 @@ from extender.cluster.objects import (
 from extender.core.capacity import Demand, Holding
 from extender.core.catalogue import is_mig_resource
 from extender.core.node import Node, Taint, build_node
+from extender.core.occupancy import Occupancy
 from extender.core.pod import Ask, ContainerKind, is_other, total, workload_of
 from extender.core.policy import Policy, Pool
 from extender.core.quantity import QuantityError, milli, whole
@@ -92,8 +93,8 @@ def lean_node(item: NodeObject) -> NodeObject:
     )
 
 
-def read_node(item: NodeObject, policy: Policy) -> Node:
-    """A node as the decision sees it."""
+def read_node(item: NodeObject, policy: Policy, seen: Occupancy | None = None) -> Node:
+    """A node as the decision sees it, with what its agent sees."""
     allocatable = item.status.allocatable or {}
     gpus = {
         name: _amount(allocatable, name)
@@ -118,6 +119,7 @@ def read_node(item: NodeObject, policy: Policy) -> Node:
             for name in allocatable
             if is_other(name, policy.gpu_resource) and (amount := _amount(allocatable, name)) > 0
         },
+        seen=seen,
     )
 
 

@@ -5,15 +5,18 @@ next event. Bound pods are kept as what they hold, waiting ones as what they ask
 GPUs nothing else is kept.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
 
+from extender.cluster.gpu_nodes import GpuNodes
 from extender.cluster.held import Held
 from extender.cluster.in_flight import InFlight
 from extender.cluster.objects import (
+    GpuNodeObject,
     LimitRangeObject,
     NamespaceObject,
     NodeObject,
@@ -29,6 +32,7 @@ from extender.cluster.reading import (
     read_pool,
     read_share,
 )
+from extender.cluster.seen_pods import SeenPods
 from extender.cluster.tenants import Tenants
 from extender.core.capacity import Capacity, Demand, Holding
 from extender.core.decision import Decision
@@ -54,7 +58,12 @@ class DevicePods(Protocol):
 class State:
     """Nodes, pods and namespaces; what is promised to pods on their way; the ranking of nodes."""
 
-    def __init__(self, policy: Policy, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.policy = policy
         self._clock = clock
         self.capacity = Capacity()
@@ -71,6 +80,8 @@ class State:
             self._put_node, self._drop_node, lambda item: item.metadata.name
         )
         self.pods: Held[PodObject] = Held(self._put_pod, self._drop_pod, _pod_key)
+        self.seen_pods = SeenPods()
+        self.gpu_nodes = GpuNodes(self._seen_anew, self.seen_pods, clock, wall)
         self._node_objects: dict[str, NodeObject] = {}
         self._device_pods: dict[str, bytes] = {}
         """Pods with any device, by uid, packed: read again when the GPU resource changes."""
@@ -126,9 +137,14 @@ class State:
         self._read_node(lean)
 
     def _read_node(self, item: NodeObject) -> None:
-        node = read_node(item, self.policy)
+        node = read_node(item, self.policy, self.gpu_nodes.seen(item.metadata.name))
         if node != self.capacity.index.get(node.name):
             self.capacity.put_node(node)
+
+    def _seen_anew(self, name: str) -> None:
+        """A node's agent tells something else, or fell silent."""
+        if (node := self._node_objects.get(name)) is not None:
+            self._read_node(node)
 
     def _drop_node(self, name: str) -> None:
         del self._node_objects[name]
@@ -142,12 +158,19 @@ class State:
             self._count(uid, item.metadata.namespace, read_share(item, self.policy))
             if self.device_pods is not None:
                 self.device_pods.seen(uid, item)
-        self._record(uid, read_pod(item, self.policy))
+        record = read_pod(item, self.policy)
+        if isinstance(record, Holding) and record.gpus:
+            meta = item.metadata
+            self.seen_pods.put(uid, record.workload, meta.namespace, meta.name)
+        else:
+            self.seen_pods.drop(uid)
+        self._record(uid, record)
 
     def _drop_pod(self, uid: str) -> None:
         if self._device_pods.pop(uid, None) is not None and self.device_pods is not None:
             self.device_pods.gone(uid)
         self._count(uid, "", None)
+        self.seen_pods.drop(uid)
         self._record(uid, None)
 
     def _record(self, uid: str, record: Holding | Demand | None) -> None:
@@ -216,6 +239,7 @@ class State:
             in_flight=self.in_flight.by_id,
             held=self.held,
             scheduler_alive=self.scheduler_alive(),
+            observed=self.seen_pods,
             stale=not self.synced or age_s > self.policy.stale_after_s,
             age_s=age_s,
         )
@@ -228,6 +252,7 @@ class State:
         namespaces: Iterable[NamespaceObject] = (),
         quotas: Iterable[ResourceQuotaObject] = (),
         limits: Iterable[LimitRangeObject] = (),
+        gpu_nodes: Iterable[GpuNodeObject] = (),
     ) -> None:
         """Take a complete list of everything, as from a file; what it does not name is gone."""
         now_s = self._clock()
@@ -236,6 +261,7 @@ class State:
         self.tenants.namespaces.fill(namespaces, now_s)
         self.tenants.quotas.fill(quotas, now_s)
         self.tenants.limits.fill(limits, now_s)
+        self.gpu_nodes.held.fill(gpu_nodes, now_s)
 
 
 def _promise(decision: Decision) -> Decision:

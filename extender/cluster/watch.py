@@ -173,7 +173,9 @@ class _Follower(Generic[T]):
 
     def _failed(self, what: str, error: ClusterError) -> Action:
         after = self._machine.failed(error)
-        if isinstance(error, ApiError):
+        if self._machine.absent(error):
+            self._log.debug("kind-absent", retry_s=after.seconds if isinstance(after, Wait) else 0)
+        elif isinstance(error, ApiError):
             if error.status == HTTPStatus.GONE and not isinstance(after, Wait):
                 self._log.info("relisting", why=str(error))
                 self._meter.trouble(self._resource.name, "410")

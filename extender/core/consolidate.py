@@ -13,6 +13,7 @@ from math import comb
 
 from extender.core.capacity import Capacity, Usage
 from extender.core.node import Node
+from extender.core.occupancy import idle_share
 from extender.core.pod import Ask
 from extender.core.reach import Nodes
 from extender.core.score import Members, Ranking
@@ -69,9 +70,12 @@ class _Room(Members):
 def idle_chance(node: Node, usage: Usage, resource: str) -> float:
     """How likely a slice of this resource, picked by the device plugin, lies on an idle GPU.
 
-    From the node's totals, as if each slice in use were any of its profile; if the layout is not
-    known, as if each pod had picked a GPU by chance.
+    As the node's agent sees it; without one from the node's totals, as if each slice in use were any
+    of its profile; if the layout is not known, as if each pod had picked a GPU by chance.
     """
+    seen = None if node.occupancy is None else idle_share(node.occupancy, resource)
+    if seen is not None:
+        return seen
     pods = usage.gpu_pods
     if node.layout is None or pods <= 0:
         return (1 - 1 / node.gpu_count) ** max(0, pods)

@@ -135,7 +135,8 @@ def _steps(subject: Subject, snapshot: Snapshot, policy: Policy) -> Decision:
     refusal = not_for_a_slice(subject, policy)
     if refusal is not None:
         return _left(subject, policy, *refusal)
-    declared = footprints(subject, policy)
+    observed = snapshot.observed.of(_workload(subject)) if policy.observed_raise else {}
+    declared = footprints(subject, policy, observed)
     if isinstance(declared, Undeclared):
         return _left(subject, policy, declared.reason, declared.message)
     outcome = fit(subject, declared, snapshot, policy)
@@ -147,6 +148,10 @@ def _steps(subject: Subject, snapshot: Snapshot, policy: Policy) -> Decision:
         need_mib=_largest_need(declared),
         candidates=outcome.candidates,
     )
+
+
+def _workload(subject: Subject) -> str:
+    return f"{subject.namespace}/{subject.workload}"
 
 
 def _left(subject: Subject, policy: Policy, reason: Reason, message: str) -> Decision:

@@ -54,7 +54,7 @@ class Change:
     """The MIG resource it asks for now; None if the pod is left."""
     footprint_bytes: int | None = None
     footprint_source: str | None = None
-    """`annotation`, `model:NAME`, `rule:NAME`, `image:NAME` or `whenUnknown`."""
+    """`annotation`, `model:NAME`, `rule:NAME`, `image:NAME`, `whenUnknown`, or `observed` if raised."""
     need_mib: int | None = None
 
 

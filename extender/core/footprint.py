@@ -1,12 +1,13 @@
 """Step 3: how much GPU memory each container needs, and who says so."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from extender.core.catalogue import profile_name, shape
+from extender.core.observed import Peak
 from extender.core.pod import Container
 from extender.core.policy import Model, Policy
 from extender.core.quantity import (
@@ -75,15 +76,29 @@ class _AnnotationError(ValueError):
         self.reason = reason
 
 
-def footprints(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
-    """The want of every GPU container, or why there is none."""
+_NOTHING: Mapping[str, Peak] = {}
+
+
+def footprints(
+    subject: Subject, policy: Policy, observed: Mapping[str, Peak] = _NOTHING
+) -> tuple[Footprint, ...] | Undeclared:
+    """The want of every GPU container, or why there is none.
+
+    Args:
+        subject: the pod.
+        policy: the configuration.
+        observed: container -> what pods of the workload were seen to use, where that may raise a
+            declared footprint.
+    """
     try:
-        return _read(subject, policy)
+        return _read(subject, policy, observed)
     except _AnnotationError as bad:
         return Undeclared(bad.reason, str(bad))
 
 
-def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclared:
+def _read(
+    subject: Subject, policy: Policy, observed: Mapping[str, Peak]
+) -> tuple[Footprint, ...] | Undeclared:
     for of, labels in (("", subject.labels), (" of the namespace", subject.home.labels)):
         if (wish := labels.get(MODE_LABEL, "")) not in MODE_WISHES:
             message = f"label {MODE_LABEL}{of}: {wish!r:.60} is no mode; write ignore or dry-run"
@@ -112,6 +127,9 @@ def _read(subject: Subject, policy: Policy) -> tuple[Footprint, ...] | Undeclare
                 Reason.NO_FOOTPRINT,
                 f"nothing says how much memory container {container.name} needs",
             )
+        if size is not None and container.name in observed:
+            raised = observed[container.name].footprint_bytes() or 0
+            size, source = (raised, "observed") if raised > size else (size, source)
         want = Want(
             need_mib=None if size is None else need_mib(size, headroom),
             profile=profile,

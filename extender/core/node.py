@@ -15,6 +15,7 @@ from extender.core.catalogue import (
     shape,
 )
 from extender.core.layout import NodeLayout, node_layout
+from extender.core.occupancy import Occupancy, existing
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 MEMORY_LABEL = "nvidia.com/gpu.memory"
@@ -94,6 +95,8 @@ class Node:
     """Cards in the node, partitioned or not; 1 if the node does not say."""
     layout: NodeLayout | None = None
     """Which slices sit on one GPU together; None where the totals do not tell."""
+    occupancy: Occupancy | None = None
+    """What the node's agent sees; None without one, or when it has not been heard for long."""
 
     @property
     def autoscaled(self) -> bool:
@@ -129,8 +132,9 @@ def usable_mib(
     labels: Mapping[str, str],
     product: Product | None,
     overrides: Mapping[str, Mapping[str, int]],
+    seen: Occupancy | None = None,
 ) -> int | None:
-    """MiB of one slice on this node: the admin's word, then the node's label, then the catalogue.
+    """MiB of one slice on this node: the admin's word, NVML's, the node's label, the catalogue's.
 
     None when the label is 0, no number, or more than `TOLERANCE` off a confirmed value.
     """
@@ -138,6 +142,9 @@ def usable_mib(
     given = overrides.get(labels.get(PRODUCT_LABEL, ""), {}).get(profile_text)
     if given is not None:
         return given
+    measured = None if seen is None else dict(seen.usable_mib).get(resource)
+    if measured is not None:
+        return measured
     known = product.profile(profile_text) if product is not None else None
     confirmed = known.memory_mib if known is not None and known.confirmed else None
     fallback = known.fallback_mib if known is not None else None
@@ -157,6 +164,7 @@ def offer_of(
     labels: Mapping[str, str],
     product: Product | None,
     overrides: Mapping[str, Mapping[str, int]],
+    seen: Occupancy | None = None,
 ) -> Offer:
     """What a node with these labels says of a MIG resource it has allocatable."""
     name = profile_name(resource)
@@ -164,7 +172,7 @@ def offer_of(
     guessed = shape(name)
     replicas = _integer(labels.get(f"{resource}.replicas")) or 0
     sharing = labels.get(f"{resource}.sharing-strategy", "none")
-    usable = usable_mib(resource, labels, product, overrides)
+    usable = usable_mib(resource, labels, product, overrides, seen)
     return Offer(
         resource=resource,
         profile=name,
@@ -180,7 +188,7 @@ def offer_of(
     )
 
 
-def build_node(
+def build_node(  # noqa: PLR0913  one for each thing Kubernetes says of a node
     name: str,
     *,
     labels: Mapping[str, str],
@@ -190,6 +198,7 @@ def build_node(
     cordoned: bool = False,
     plain: tuple[int, int, int, int] = (0, 0, 0, 0),
     others: Mapping[str, int] | None = None,
+    seen: Occupancy | None = None,
 ) -> Node:
     """A node from what Kubernetes says of it.
 
@@ -202,15 +211,17 @@ def build_node(
         cordoned: `spec.unschedulable`.
         plain: allocatable cpu in milli, memory and ephemeral storage in bytes, pod slots.
         others: devices of other kinds and huge pages it has allocatable.
+        seen: what its agent sees.
     """
-    present = {resource: count for resource, count in gpus.items() if count > 0}
+    there = {r: _there(r, count, labels, seen) for r, count in gpus.items()}
+    present = {resource: count for resource, count in there.items() if count > 0}
     product = product_of(labels.get(PRODUCT_LABEL, ""), _integer(labels.get(MEMORY_LABEL)))
     reconfiguring = is_reconfiguring(labels)
     offers: dict[str, Offer] = {}
     if is_mixed(labels) and not reconfiguring:
         for resource in present:
             if is_mig_resource(resource):
-                offers[resource] = offer_of(resource, labels, product, overrides)
+                offers[resource] = offer_of(resource, labels, product, overrides, seen)
     gpu_count = max(1, _integer(labels.get(COUNT_LABEL)) or 1)
     shares = max(1, _integer(labels.get(REPLICAS_LABEL)) or 1)
     return Node(
@@ -229,4 +240,13 @@ def build_node(
         reconfiguring=reconfiguring,
         gpu_count=gpu_count,
         layout=node_layout(product, present, gpu_count, shares),
+        occupancy=seen,
     )
+
+
+def _there(resource: str, count: int, labels: Mapping[str, str], seen: Occupancy | None) -> int:
+    """Units of a resource, without slices that are allocatable and gone."""
+    shares = _integer(labels.get(f"{resource}.replicas")) or 1
+    if not is_mig_resource(resource) or resource.endswith(".shared") or shares > 1:
+        return count
+    return existing(resource, count, seen)

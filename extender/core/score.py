@@ -18,6 +18,7 @@ from itertools import islice
 
 from extender.core.capacity import Capacity, Usage
 from extender.core.node import Node
+from extender.core.occupancy import gpu_costs
 from extender.core.reach import NodeIndex, Nodes
 
 TOP_SCORE = 10
@@ -70,6 +71,15 @@ def drain_costs(node: Node, usage: Usage) -> dict[str, float]:
     return costs
 
 
+def seen_costs(node: Node, usage: Usage) -> dict[str, float]:
+    """The same without guessing, for the resources of which the node's agent sees a free slice."""
+    if node.occupancy is None or usage.gpu_pods <= 0:
+        return {}
+    of_node = 1 / (1 + usage.gpu_pods)
+    of_gpu = gpu_costs(node.occupancy, usage.gpus)
+    return {r: round(of_node + cost, DIGITS) for r, cost in of_gpu.items() if r in node.gpus}
+
+
 @dataclass(frozen=True, slots=True)
 class Members:
     """A set of nodes, to be asked for names."""
@@ -114,7 +124,8 @@ class Ranking:
             node = self._capacity.index.get(name)
             new: dict[str, Key] = {}
             if node is not None:
-                costs = drain_costs(node, self._capacity.usage(name))
+                usage = self._capacity.usage(name)
+                costs = drain_costs(node, usage) | seen_costs(node, usage)
                 new = {r: (cost, node.gpu_count, name) for r, cost in costs.items()}
             old = self._keys.pop(name, {})
             if new:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from extender.core.capacity import Capacity
 from extender.core.decision import Decision
+from extender.core.observed import NoPeaks, Peaks
 from extender.core.quota import Namespace
 from extender.core.reach import Nodes
 from extender.core.score import Ranking
@@ -56,6 +57,8 @@ class Snapshot:
     """Decisions by id whose pods have not shown up yet; counted in the tallies already."""
     held: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(namespace, `Kind/name`) of workloads held back -> seconds left."""
+    observed: Peaks = field(default_factory=NoPeaks)
+    """What pods of a workload were seen to use."""
     stale: bool = False
     """Not synced yet, or nothing heard for too long: nothing may be decided on it."""
     age_s: float = 0.0

@@ -103,6 +103,12 @@ class Metrics:
             "0 while the configuration last read is refused and an older one stays in force.",
             registry=self.registry,
         )
+        self._agents = Gauge(
+            "migfit_agents",
+            "Nodes with a GpuNode: `heard` of lately, or `silent` and not used. None without agents.",
+            ["state"],
+            registry=self.registry,
+        )
         self._certificate_expiry = Gauge(
             "migfit_certificate_expiry_seconds",
             "Until the webhook's certificate expires, negative afterwards; NaN without a webhook.",
@@ -126,6 +132,11 @@ class Metrics:
         """The same for what the reconciler knows."""
         self._held.set_function(held)
         self._reconciles.set_function(lambda: float(leads()))
+
+    def observe_agents(self, heard: Callable[[], int], silent: Callable[[], int]) -> None:
+        """The same for the node agents."""
+        self._agents.labels("heard").set_function(heard)
+        self._agents.labels("silent").set_function(silent)
 
     def observe_certificate(self, left_s: Callable[[], float]) -> None:
         """The same for the certificate that the webhook shows."""

@@ -18,6 +18,7 @@ from extender.cluster.client import ApiClient, connect
 from extender.cluster.errors import ClusterError, KubeconfigError
 from extender.cluster.lease import SchedulerLease
 from extender.cluster.objects import (
+    GpuNodeObject,
     LimitRangeObject,
     NamespaceObject,
     NodeObject,
@@ -54,6 +55,7 @@ PODS = Resource(
 NAMESPACES = Resource("namespaces", "/api/v1/namespaces", NamespaceObject)
 QUOTAS = Resource("resourcequotas", "/api/v1/resourcequotas", ResourceQuotaObject)
 LIMITS = Resource("limitranges", "/api/v1/limitranges", LimitRangeObject)
+GPU_NODES = Resource("gpunodes", "/apis/migfit.io/v1alpha1/gpunodes", GpuNodeObject, optional=True)
 
 STDOUT = 1
 """File descriptor of the audit."""
@@ -116,6 +118,10 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
             server.reconcile(client, own)
         elif not own:
             log.info("nothing is reconciled: no namespace of our own to keep a Lease in")
+        gpu_nodes = server.state.gpu_nodes
+        metrics.observe_agents(gpu_nodes.heard, gpu_nodes.silent)
+        server.also(follow(client, GPU_NODES, gpu_nodes.held, meter=metrics))
+        server.also(gpu_nodes.follow())
         await server.run(stop, hurry)
 
 

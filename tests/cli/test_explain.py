@@ -14,7 +14,7 @@ from extender.admission.review import Reviewer
 from extender.cli import main
 from extender.cli.explain import LOCAL_FIELDS
 from extender.cluster.inventory import inventory
-from extender.config import load
+from extender.config import LEAST_DOCUMENT, load
 from extender.core.decision import Decision
 from extender.core.defaulting import defaulted
 from extender.core.render import audit_fields
@@ -394,3 +394,55 @@ def _review(pod: JSON) -> bytes:
     return json.dumps(
         {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
     ).encode()
+
+
+def seen(peak_mib: int, **fields: Any) -> list[JSON]:
+    """A bound pod of the Deployment `asr`, and what its node's agent tells of it."""
+    running: JSON = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "asr-5f6b-x",
+            "namespace": "speech",
+            "uid": "1",
+            "labels": {"pod-template-hash": "5f6b"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "asr-5f6b", "controller": True}],
+        },
+        "spec": {**TEMPLATE["spec"], "nodeName": "gpu-0"},
+    }
+    holder = {"namespace": "speech", "pod": "asr-5f6b-x", "containers": ["main"], **fields}
+    gpu = {"mig": False, "slices": [], "holders": [{**holder, "peakMiB": peak_mib}]}
+    told = {
+        "kind": "GpuNode",
+        "metadata": {"name": "gpu-0"},
+        "status": {"heartbeatTime": "2026-01-01T00:00:00Z", "gpus": [gpu]},
+    }
+    return [running, told]
+
+
+def pictured(tmp_path: Path, items: list[JSON], *options: object) -> str:
+    path = tmp_path / "seen.json"
+    path.write_text(json.dumps({"kind": "List", "items": [*cluster(), *items]}))
+    text = yaml.safe_dump(workload("Deployment"))
+    result = explain("-f", "-", "--cluster", path, *options, stdin=text)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_what_was_seen_of_the_workload_stands_beside_what_is_declared(tmp_path: Path) -> None:
+    assert "SEEN TO USE" not in pictured(tmp_path, [])
+    assert "annotation   9604Mi in 1 pod\n" in pictured(tmp_path, seen(9604))
+
+    reserved = pictured(tmp_path, seen(74_000, preallocates=True))
+    assert "74000Mi in 1 pod, reserved ahead: no need" in reserved
+
+
+def test_what_was_seen_raises_the_footprint_where_the_configuration_says_so(tmp_path: Path) -> None:
+    raising = tmp_path / "raising.yaml"
+    raising.write_text(f"{LEAST_DOCUMENT}\nobserved: {{raise: true}}\n")
+
+    found = pictured(tmp_path, seen(12_000), "--config", raising)
+
+    assert "15000Mi" in found
+    assert "observed" in found
+    assert "9.6G" in pictured(tmp_path, seen(12_000))

@@ -51,6 +51,11 @@ def picture(state: State) -> dict[str, Any]:
         "pools": _capacity(state.pools),
         "namespaces": dict(state.tenants.by_name),
         "ranking": _ranking(state),
+        "observed": {
+            workload: dict(found)
+            for workload in state.seen_pods._pods
+            if (found := state.seen_pods.of(workload))
+        },
     }
 
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from extender.cluster.held import Held
 from extender.cluster.objects import (
+    GpuNodeObject,
     LimitRangeObject,
     NamespaceObject,
     NodeObject,
@@ -155,6 +156,44 @@ limits = st.builds(
     st.dictionaries(st.sampled_from([GPU, OTHER_GPU, SMALL]), st.just("0"), max_size=1),
 )
 
+devices = st.fixed_dictionaries(
+    {
+        "profile": st.sampled_from(["1g.10gb", "3g.40gb"]),
+        "memoryMiB": st.sampled_from([9000, 9728, None]),
+        "holders": st.one_of(
+            st.none(),
+            st.lists(
+                st.builds(
+                    lambda pod, peak: {
+                        "namespace": "default",
+                        "pod": pod,
+                        "containers": ["main"],
+                        "peakMiB": peak,
+                    },
+                    st.sampled_from(PODS),
+                    st.sampled_from([None, 700, 9000]),
+                ),
+                max_size=2,
+            ),
+        ),
+    }
+)
+gpu_nodes = st.builds(
+    lambda name, gpus: convert(
+        GpuNodeObject,
+        metadata={"name": name},
+        status={"heartbeatTime": "1970-01-01T00:16:40Z", "gpus": gpus},
+    ),
+    st.sampled_from(["n9", *NODES]),
+    st.one_of(
+        st.none(),
+        st.lists(
+            st.fixed_dictionaries({"mig": st.just(True), "slices": st.lists(devices, max_size=3)}),
+            max_size=2,
+        ),
+    ),
+)
+
 
 # --- the state after any events ------------------------------------------------------------------
 
@@ -198,13 +237,14 @@ class Events(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = State(POLICIES[0], Clock())
+        self.state = State(POLICIES[0], Clock(), Clock())
         tenants = self.state.tenants
         self.nodes = Kind(self.state.nodes)
         self.pods = Kind(self.state.pods)
         self.namespaces = Kind(tenants.namespaces)
         self.quotas = Kind(tenants.quotas)
         self.limits = Kind(tenants.limits)
+        self.gpu_nodes = Kind(self.state.gpu_nodes.held)
         self.specs: dict[str, tuple[Any, Any]] = {}
 
     @initialize(there=st.lists(nodes, min_size=2, max_size=4))
@@ -258,8 +298,12 @@ class Events(RuleBasedStateMachine):
     def change_limits(self, item: LimitRangeObject, there: bool) -> None:
         (self.limits.put if there else self.limits.drop)(item)
 
+    @rule(item=gpu_nodes, there=st.booleans())
+    def change_gpu_node(self, item: GpuNodeObject, there: bool) -> None:
+        (self.gpu_nodes.put if there else self.gpu_nodes.drop)(item)
+
     @rule(
-        kind=st.sampled_from(["nodes", "pods", "namespaces", "quotas", "limits"]),
+        kind=st.sampled_from(["nodes", "pods", "namespaces", "quotas", "limits", "gpu_nodes"]),
         rng=st.randoms(use_true_random=False),
         broken_off=st.booleans(),
     )
@@ -272,8 +316,9 @@ class Events(RuleBasedStateMachine):
 
     @invariant()
     def equals_one_built_from_what_is_there(self) -> None:
-        fresh = State(self.state.policy, Clock())
+        fresh = State(self.state.policy, Clock(), Clock())
         fresh.fill(
+            gpu_nodes=_backwards(self.gpu_nodes),
             nodes=_backwards(self.nodes),
             pods=_backwards(self.pods),
             namespaces=_backwards(self.namespaces),

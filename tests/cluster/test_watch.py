@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,9 +12,9 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from extender.cluster.client import connect
-from extender.cluster.watch import Pace, follow, rights
+from extender.cluster.watch import Pace, Resource, follow, rights
 from tests.cluster.apiserver import kubeconfig, serving
-from tests.cluster.watching import THINGS, Mirror, bookmark, error, event, page, thing
+from tests.cluster.watching import THINGS, Mirror, Thing, bookmark, error, event, page, thing
 
 # Every watch counts as healthy, so that what is tested is not the waiting.
 CALM = Pace(watch_s=(60, 60), healthy_s=0.0, backoff_s=0.02, backoff_cap_s=0.05)
@@ -47,7 +48,8 @@ class Play:
     When that one arrives, the follower has dealt with all before it.
     """
 
-    def __init__(self, *steps: Step) -> None:
+    def __init__(self, *steps: Step, resource: Resource[Thing] = THINGS) -> None:
+        self.resource = resource
         self.mirror = Mirror()
         self.told = Told()
         self.asked: list[dict[str, str]] = []
@@ -69,7 +71,14 @@ class Play:
         async with serving(self._answer) as url, connect(kubeconfig(folder, url)) as client:
             with capture_logs() as self.logs:
                 following = asyncio.create_task(
-                    follow(client, THINGS, self.mirror, rng=Random(1), pace=pace, meter=self.told)
+                    follow(
+                        client,
+                        self.resource,
+                        self.mirror,
+                        rng=Random(1),
+                        pace=pace,
+                        meter=self.told,
+                    )
                 )
                 over = asyncio.create_task(self._over.wait())
                 await asyncio.wait({following, over}, return_when=asyncio.FIRST_COMPLETED)
@@ -290,6 +299,29 @@ async def test_a_missing_right_is_named_once_and_its_coming_noted(tmp_path: Path
         "grant our account list and watch on things.example.io cluster-wide"
     )
     assert play.told.troubles == ["403", "403", "403", "unreachable", "403"]
+
+
+async def test_a_kind_that_a_cluster_need_not_have_is_looked_for_now_and_then_without_a_word(
+    tmp_path: Path,
+) -> None:
+    gone = watching(bookmark(6))
+    play = Play(
+        *(refusing(404), refusing(404), listing(5, A), gone, refusing(404)),
+        resource=replace(THINGS, optional=True),
+    )
+    await play.run(tmp_path, replace(CALM, absent_s=0.01))
+
+    assert play.kinds() == ["list", "list", "list", "watch@5", "watch@6", "list"]
+    assert play.mirror.held == {}  # absent means: there are none
+    assert play.mirror.lists == 4
+    assert [each["event"] for each in play.logs if each["log_level"] != "debug"] == ["listed"]
+    assert play.told.troubles == []
+
+
+async def test_a_kind_that_must_be_there_is_missed_aloud(tmp_path: Path) -> None:
+    play = await Play(refusing(404), listing(5, A)).run(tmp_path)
+
+    assert play.warned() == ["404"]
 
 
 async def test_a_server_that_vanishes_and_returns_is_found_again(tmp_path: Path) -> None:

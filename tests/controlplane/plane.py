@@ -208,8 +208,12 @@ class ControlPlane:
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
         token = str(self.client.request("POST", path, body).body["status"]["token"])
         kubeconfig = self._kubeconfig(f"account-{namespace}-{name}", {"token": token})
-        client = Client(self.url, self._tls(), token)
+        client = self.with_token(token)
         return User(f"system:serviceaccount:{namespace}:{name}", kubeconfig, client)
+
+    def with_token(self, token: str) -> Client:
+        """Calls as whoever a token stands for."""
+        return Client(self.url, self._tls(), token)
 
     def kubectl(
         self, *args: str, stdin: str = "", user: User | None = None, check: bool = True

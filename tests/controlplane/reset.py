@@ -34,6 +34,7 @@ NAMESPACED = (
     "LimitRange",
     "ConfigMap",
     "Secret",
+    "ServiceAccount",
     "Event",
     "Lease",
     "Service",

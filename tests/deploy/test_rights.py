@@ -15,11 +15,13 @@ from tests.deploy.manifests import JSON, NAMESPACE
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+READ = ("list", "watch")
 VARIANTS: dict[str, JSON] = {"": {}, **OVERLAYS}
 
 READING = {
     "ClusterRole/migfit": [
         "nodes,pods,namespaces,resourcequotas,limitranges: list,watch",
+        "gpunodes.migfit.io: list,watch",
     ],
     "Role/migfit": [
         "configmaps/migfit-config: get,list,watch",
@@ -144,20 +146,24 @@ def test_there_are_no_wildcards_no_secrets_cluster_wide_and_no_ways_to_more_righ
                 assert rule["resourceNames"]
 
 
-def rules_of(resource: str, role: JSON) -> list[JSON]:
-    """The rules of a role about one resource."""
-    return [rule for rule in role["rules"] if resource in rule["resources"]]
+def collection(path: str) -> tuple[str, str]:
+    """API group and resource of `/api/v1/nodes` or `/apis/migfit.io/v1alpha1/gpunodes`."""
+    *prefix, resource = path.strip("/").split("/")
+    return ("" if prefix[0] == "api" else prefix[1], resource)
 
 
-def test_cluster_wide_it_may_read_what_it_follows_and_say_what_it_finds_and_nothing_more() -> None:
+def test_cluster_wide_it_may_read_what_it_follows_and_nothing_more() -> None:
     followed = [value for value in vars(serve).values() if isinstance(value, Resource)]
     assert len(followed) >= 3
 
-    (rule,) = named(rendered())["ClusterRole", "migfit"]["rules"]
+    needed = {(*collection(each.path), verb) for each, verb in product(followed, READ)}
 
-    assert set(rule["resources"]) == {each.path.removeprefix("/api/v1/") for each in followed}
-    assert rule["apiGroups"] == [""]
-    assert set(rule["verbs"]) == {"list", "watch"}
+    granted = {
+        right
+        for rule in named(rendered())["ClusterRole", "migfit"]["rules"]
+        for right in product(rule["apiGroups"], rule["resources"], rule["verbs"])
+    }
+    assert granted == needed
 
 
 def test_a_scheduler_of_the_admins_own_is_looked_for_by_its_lease() -> None:

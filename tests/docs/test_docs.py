@@ -14,10 +14,13 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from docs._configuration import NOT_YET, fields
+from docs._configuration import fields
 from docs._examples import commands_shown, demo, with_demo, with_examples
+from docs._gpunode import paths
 from docs._reference import exposed, helps, kueue_transformations, transformation
 from docs.generate import README, pages, stale
+from extender.agent.hardware import Health
+from extender.agent.metrics import AgentMetrics
 from extender.cli import main
 from extender.cluster.inventory import inventory
 from extender.config import LEAST_DOCUMENT, load
@@ -123,11 +126,13 @@ def test_no_page_names_a_reason_that_there_is_not() -> None:
     words |= {
         "DynamicMIG",
         "ContainerCreating",
+        "GpuNode",
         "ImagePullBackOff",
         "LeastAllocated",
         "MostAllocated",
         "UnexpectedAdmissionError",
     }
+    words |= set(Health)
     spans = {span for page in PAGES for span in CODE_SPAN.findall(prose(page))}
 
     named = {span for span in spans if re.fullmatch(r"[A-Z][a-z]+([A-Z][a-z]+)+", span)}
@@ -152,12 +157,14 @@ def test_every_reason_is_produced_somewhere() -> None:
 
 def test_every_metric_is_documented_and_no_other() -> None:
     page = text("docs/reference/metrics.md")
-    scraped = re.findall(
-        r"^# TYPE (migfit_\w+)", generate_latest(Metrics().registry).decode(), re.MULTILINE
-    )
+    ours, of_agent = Metrics(), AgentMetrics()
 
-    assert rows(page) == list(exposed())
-    assert set(exposed()) == {name for name in scraped if not name.endswith("_created")}
+    assert rows(page) == [*exposed(), *exposed(of_agent)]
+    for metrics in (ours, of_agent):
+        text_of_all = generate_latest(metrics.registry).decode()
+        scraped = re.findall(r"^# TYPE (migfit_\w+)", text_of_all, re.MULTILINE)
+        named = {name for name in scraped if not name.endswith("_created")}
+        assert set(exposed(metrics)) == named
 
 
 def test_no_page_names_a_metric_that_there_is_not() -> None:
@@ -167,7 +174,19 @@ def test_no_page_names_a_metric_that_there_is_not() -> None:
         for name in re.findall(r"\bmigfit_[a-z_]+", page.read_text(encoding="utf-8"))
     }
 
-    assert named <= set(exposed())
+    assert named <= set(exposed()) | set(exposed(AgentMetrics()))
+
+
+# --- GpuNode -------------------------------------------------------------------------------------
+
+
+def test_every_field_of_a_gpu_node_is_documented_with_its_meaning_and_no_other() -> None:
+    page = text("docs/reference/gpunode.md")
+    fields_told = [row for row in rows(page) if row.startswith(".status")]
+
+    assert fields_told == paths()
+    assert len(fields_told) > 40
+    assert not re.search(r"^\| `\.status[^|]*\|[^|]*\|\s*\|$", page, re.MULTILINE)
 
 
 # --- configuration -------------------------------------------------------------------------------
@@ -199,7 +218,7 @@ def test_settings_named_anywhere_exist_and_are_good() -> None:
                 assert span.replace("[]", "") in known, f"{page}: {span}"
 
 
-def test_fields_told_to_be_without_effect_are_just_those_that_nothing_reads() -> None:
+def test_no_field_is_read_and_checked_and_then_without_effect() -> None:
     readers = [
         path.read_text(encoding="utf-8")
         for path in SOURCES
@@ -211,9 +230,7 @@ def test_fields_told_to_be_without_effect_are_just_those_that_nothing_reads() ->
         if not any(re.search(rf"policy(\(\))?\.{field.name}\b", source) for source in readers)
     }
 
-    assert idle == set(NOT_YET.values())
-    told = text("docs/explanation/limits.md").partition("## Not there yet")[2]
-    assert all(f"`{path}`" in told for path in NOT_YET)
+    assert idle == set()
 
 
 # --- annotations and labels ----------------------------------------------------------------------

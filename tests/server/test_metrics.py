@@ -12,6 +12,7 @@ from tests.server.serving import Serving, gpu_pod, request, review_of
 OURS = {
     "migfit_audit_dropped": "counter",
     "migfit_certificate_expiry_seconds": "gauge",
+    "migfit_agents": "gauge",
     "migfit_config_valid": "gauge",
     "migfit_decisions": "counter",
     "migfit_dry_run_reviews": "counter",
@@ -31,6 +32,12 @@ OURS = {
 }
 ROUTES = {
     "", "/mutate", "/scheduler/filter", "/scheduler/prioritize", "/healthz", "/readyz", "/metrics",
+}  # fmt: skip
+
+
+RESOURCES = ("nodes", "pods", "namespaces", "resourcequotas", "limitranges", "gpunodes")
+LABELS = {
+    "verb", "action", "reason", "profile", "code", "resource", "cause", "le", "state",
 }  # fmt: skip
 
 
@@ -71,8 +78,8 @@ def test_what_clients_send_does_not_become_labels(serving: Serving) -> None:
     assert seen["reason"] <= set(Reason)
     assert seen["profile"] <= {"", "1g.10gb", "2g.20gb", "3g.40gb"}
     assert all(re.fullmatch("[1-5][0-9][0-9]", code) for code in seen["code"])
-    assert seen["resource"] <= {"nodes", "pods", "namespaces", "resourcequotas", "limitranges"}
-    assert seen.keys() <= {"verb", "action", "reason", "profile", "code", "resource", "cause", "le"}
+    assert seen["resource"] <= set(RESOURCES)
+    assert seen.keys() <= LABELS
     assert "made" not in text.lower()
 
 

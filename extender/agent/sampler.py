@@ -1,0 +1,130 @@
+"""One look after the other at the hardware and at who holds it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import structlog
+
+from extender.agent.assignments import Assignments, Unknown
+from extender.agent.devices import Devices, Held, held
+from extender.agent.hardware import Hardware, Reader
+from extender.agent.metrics import AgentMetrics
+from extender.agent.peaks import Key, Observed, Peaks
+from extender.agent.status import Json, Seen, status
+
+log = structlog.get_logger(__name__)
+
+NVML_S = 30.0
+"""How long a reading may take until the driver counts as hung."""
+
+
+class Asked(Protocol):
+    """Who tells what pods hold: the kubelet."""
+
+    async def ask(self) -> Assignments | Unknown:
+        """Everything, now."""
+
+
+class Sampler:
+    """Knows one node's GPUs, and who holds them.
+
+    Args:
+        reader: of the hardware.
+        kubelet: who holds what.
+        version: of migfit.
+        metrics: show each sample.
+        clock: seconds, monotonic.
+        wall: Unix time.
+        nvml_s: how long a reading may take.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        kubelet: Asked,
+        *,
+        version: str,
+        metrics: AgentMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        nvml_s: float = NVML_S,
+    ) -> None:
+        self._reader, self._kubelet = reader, kubelet
+        self._version = version
+        self._metrics = metrics or AgentMetrics()
+        self._clock, self._wall = clock, wall
+        self._nvml_s = nvml_s
+        self._before: Held | None = None
+        self._thread = ThreadPoolExecutor(1, "nvml")
+        self._reading: asyncio.Future[Hardware] | None = None
+        self._said = Said()
+        self._seen: Seen | None = None
+        self.peaks = Peaks()
+        self.latest: Json = {}
+        """The status as of the last sample."""
+        self.sampled_at_s = clock()
+
+    async def sample(self) -> None:
+        """Look once."""
+        hardware = await self._hardware()
+        answer = await self._kubelet.ask()
+        devices = Devices(hardware)
+        after = held(answer, devices) if isinstance(answer, Assignments) else None
+        # Where the hardware is not known no device has holders either: so what a hung reading tells
+        # at last, of a time when others may have held the device, is nobody's sample.
+        self.peaks.take(devices, self._before, after, self._wall())
+        self._before = after
+        silence = answer if isinstance(answer, Unknown) else None
+        self._seen = Seen(hardware, after, silence, self.peaks)
+        self._render()
+        self.sampled_at_s = self._clock()
+        self._metrics.sampled(self.latest)
+        self._said.about("hardware", hardware.problem)
+        self._said.about("kubelet", silence.message if silence is not None else "")
+
+    def take_over(self, seen: Mapping[Key, Observed]) -> None:
+        """Take over peaks that an earlier run saw."""
+        self.peaks.restore(seen, self._wall())
+        self._render()
+
+    def _render(self) -> None:
+        if self._seen is not None:
+            conditions = self.latest.get("conditions", ())
+            self.latest = status(self._seen, self._wall(), self._version, conditions)
+
+    async def _hardware(self) -> Hardware:
+        """What NVML says; a reading that takes too long goes on, and the next look asks for it again."""
+        if self._reading is None:
+            loop = asyncio.get_running_loop()
+            self._reading = loop.run_in_executor(self._thread, self._reader.read)
+        done, _ = await asyncio.wait({self._reading}, timeout=self._nvml_s)
+        if not done:
+            return Hardware(problem=f"NVML: no answer within {self._nvml_s:g} s")
+        hardware = self._reading.result()
+        self._reading = None
+        return hardware
+
+    def close(self) -> None:
+        """Let the driver go. A reading that hangs is not waited for."""
+        if self._reading is None:
+            self._reader.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class Said:
+    """Logs a problem when it comes and when it goes, and not in between."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, str] = {}
+
+    def about(self, source: str, problem: str) -> None:
+        """This is how it is with a source now; empty: fine."""
+        before = self._problems.get(source, "")
+        if problem and problem != before:
+            log.warning("unavailable", source=source, error=problem)
+        elif before and not problem:
+            log.info("restored", source=source)
+        self._problems[source] = problem
