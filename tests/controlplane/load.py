@@ -25,7 +25,6 @@ AT_ONCE = 40
 time out: then the rate is lower, and the figures say so."""
 _LATE_S = 1.0
 ANSWER_S = 30.0
-UNREACHABLE = "the API server is out of reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ class Load:
             else:
                 failed = str(body.get("message", answer.status))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            failed = f"{UNREACHABLE}: {error!r}"
+            failed = f"the API server is out of reach: {error!r}"
         finally:
             self._room.release()
         lasted_s = time.monotonic() - began_s

@@ -12,7 +12,7 @@ from tests.controlplane.faults import Between, Fault
 from tests.controlplane.fleet import PLENTY, Fleet
 from tests.controlplane.followed import Noted, becomes_equal, following
 from tests.controlplane.forms import RATE, form
-from tests.controlplane.load import UNREACHABLE, Load
+from tests.controlplane.load import Load
 from tests.controlplane.objects import gpu_pod, wait_until
 from tests.controlplane.pulse import Pulse
 
@@ -115,7 +115,7 @@ def test_a_restart_of_the_api_server_loses_nothing(scene: Scene, figure: Figure)
     scene.nothing_is_lost(load)
 
     figure(f"all right {right_s - back_s:.1f} s after it is back", load)
-    assert all(each.failed.startswith(UNREACHABLE) for each in load.failed)
+    assert [each for each in load.failed if "webhook" in each.failed] == []
     assert load.missed == []
 
 
