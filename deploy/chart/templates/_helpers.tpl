@@ -82,8 +82,14 @@ serviceAccountName: {{ .account }}
 automountServiceAccountToken: true
 # A Service named migfit-… would otherwise set MIGFIT_… variables, which are settings to us.
 enableServiceLinks: false
-# 5 s of lame duck and at most 5 s to drain, with the webhook's timeout of 3 s well inside.
+{{- if eq .component "webhook" }}
+# 5 s of lame duck, up to 95 s until the API server has closed its connections (closed by us, a
+# review may be lost), and at most 5 s to drain.
+terminationGracePeriodSeconds: 120
+{{- else }}
+# 5 s of lame duck and at most 5 s to drain.
 terminationGracePeriodSeconds: 30
+{{- end }}
 {{- with .root.Values.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
