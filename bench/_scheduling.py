@@ -29,7 +29,7 @@ SLICES = {SLICE: 24}
 """Of each node: eight A100 in three slices each."""
 WORKLOADS = 20
 PACED_PER_S = 40
-SAMPLE = Path(__file__).parents[1] / "deploy" / "scheduler" / "default-scheduler.yaml"
+SAMPLE = Path(__file__).parents[1] / "deploy" / "scheduler" / "second-scheduler.yaml"
 CYCLE = "scheduler_scheduling_algorithm_duration_seconds"
 _BOUND_S = 600.0
 

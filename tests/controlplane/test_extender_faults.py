@@ -32,8 +32,8 @@ rewritten_pod = partial(gpu_pod, resources={SLICE: 1}, labels=REWRITTEN, annotat
 
 
 def sample(extender: JSON) -> JSON:
-    """The extender as deploy/scheduler/ configures it, but for its address."""
-    (document,) = documents(SCHEDULERS / "default-scheduler.yaml")
+    """The extender as deploy/scheduler/ configures it on loopback, but for its port."""
+    (document,) = documents(SCHEDULERS / "second-scheduler.yaml")
     (found,) = document["extenders"]
     return {**found, "urlPrefix": extender["urlPrefix"]}
 
