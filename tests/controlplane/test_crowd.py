@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE, Migfit, a100_labels
+from extender.config import load
+from tests.controlplane.migfit import CONFIG, GPU, SYSTEM_NAMESPACE, Migfit, a100_labels
 from tests.controlplane.objects import fake_node, gpu_pod, new_namespace, wait_until
 
 if TYPE_CHECKING:
@@ -106,10 +107,18 @@ def test_two_servers_are_off_by_no_more_than_what_is_in_flight(
 def test_a_pod_that_somebody_after_us_refuses_gives_its_slice_back(
     plane: ControlPlane, namespace: str, migfit: Migfit
 ) -> None:
-    migfit.configure(reservationTtl="2s")
+    short = {**CONFIG, "reservationTtl": "2s"}
+    migfit.configure_text(json.dumps(short))
     plane.client.create(fake_node("gpu-a", allocatable={SLICE: 1}, labels=a100_labels()))
     plane.client.create(fake_node("gpu-b", allocatable={GPU: 4}, labels=a100_labels()))
     known(plane, migfit, 1)
+
+    def in_force() -> bool:
+        plane.client.create(gpu_pod("probe", namespace), dry_run=True)
+        return bool(migfit.audit(namespace)[-1]["configRevision"] == revision)
+
+    revision = load(json.dumps(short)).revision
+    wait_until(in_force, 10, "the shorter promise is in force")
     refused = gpu_pod("refused", namespace, annotations=LIGHT)
     # Quota admission comes last: it refuses what we have already decided on.
     plane.client.create(
