@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test reliability test-fast check docs controlplane helm bench constraints podresources clean
+.PHONY: help demo test reliability test-fast check docs controlplane helm promtool bench constraints podresources clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ help: ## list the targets
 demo: .venv ## a pod is right-sized and placed, shown as pictures in the terminal
 	@$(BIN)/migfit demo
 
-test: test-fast controlplane ## everything: test-fast, then against the real control plane
+test: promtool test-fast controlplane ## everything: test-fast, then against the real control plane
 	$(BIN)/pytest -m controlplane -n auto --durations=10
 
 reliability: controlplane ## what goes wrong, under load, for a minute each, with figures: docs/reference/reliability.md
@@ -37,6 +37,9 @@ controlplane: .venv ## build etcd and Kubernetes into the user's cache, once per
 
 helm: .venv ## unpack helm and kubectl into the user's cache where PATH has none
 	@$(BIN)/python -m tests.deploy.helm
+
+promtool: .venv ## build promtool into the user's cache where PATH has none
+	@$(BIN)/python -m tests.deploy.promtool
 
 bench: .venv ## every benchmark, one after the other
 	@set -e; for program in bench/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done

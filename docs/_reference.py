@@ -9,6 +9,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from docs._markdown import NOTE, code, table
+from docs._monitoring import alerts_table
 from extender.agent.metrics import AgentMetrics
 from extender.cli import COMMANDS, main
 from extender.core.catalogue import ALL_RESOURCES
@@ -84,30 +85,9 @@ def metrics() -> str:
         "Counters carry the suffix `_total`; a histogram has `_bucket`, `_sum` and `_count`. Those of\n"
         "the process itself (`process_*`: memory, CPU, open files) are there too. `reason` is out of\n"
         "[this list](reasons.md), `verb` the path that was asked for, `profile` empty for pods left.\n\n"
-        "## What to watch\n\n"
-        "| alert | when | meaning |\n|---|---|---|\n"
-        "| stale | `migfit_snapshot_age_seconds > 120` | the API server is out of reach; after "
-        "`staleAfter` pods are left |\n"
-        "| configuration | `migfit_config_valid == 0` | the ConfigMap has a mistake; the last good one "
-        "is in force |\n"
-        "| certificate | `migfit_certificate_expiry_seconds < 20 * 86400` | it was due "
-        "[to be renewed](../explanation/certificates.md) ten days ago |\n"
-        '| broken | `increase(migfit_decisions_total{reason="InternalError"}[1h]) > 0` | a defect: '
-        "the log has its trace |\n"
-        "| audit | `increase(migfit_audit_dropped_total[1h]) > 0` | whoever reads our stdout is too "
-        "slow |\n"
-        "| missed | `increase(migfit_missed_total[1h]) > 0` | GPU pods were created while the webhook was "
-        "out of reach |\n"
-        "| held back | `increase(migfit_holds_total[1h]) > 0` | rewritten pods did not get going: "
-        "[what to do](../explanation/holds.md) |\n"
-        "| unmet | `max(migfit_unmet_demand) > 0` for 15 minutes | pods wait for slices: make more of that "
-        "`profile` |\n"
-        "| nobody reconciles | `sum(migfit_reconciler_leader) < 1` for 5 minutes | the log names the right "
-        "that is missing |\n"
-        '| no slices | `increase(migfit_decisions_total{reason="NoFreeSlice"}[1h]) > 0` | models that '
-        "would fit a slice take whole GPUs |\n"
-        '| agents | `migfit_agents{state="silent"} > 0` for 15 minutes | the agent of a node is gone; '
-        "its node is judged by totals again |\n\n"
+        "## Alerts\n\n"
+        "As they are shipped ([monitor](../how-to/monitor.md)); each leads to what to do.\n\n"
+        f"{alerts_table()}\n"
         "## The node agent\n\n"
         "On a port of its own (9091), of [each node's agent](../explanation/agent.md).\n\n"
         f"{_metrics(exposed(AgentMetrics()))}"
@@ -140,9 +120,10 @@ def commands() -> str:
     parts = "\n".join(f"## `{name}`\n\n```text\n{text}\n```\n" for name, text in helps().items())
     return (
         f"{NOTE}# Commands\n\n"
-        "Exit codes: 0 fine, 1 a finding (an invalid configuration), 2 wrong use or input that cannot be\n"
-        "read, 3 the cluster is out of reach. What went wrong is a line on stderr: what, why, what to\n"
-        "do. Colour only on a terminal, and not with `NO_COLOR`.\n\n"
+        "Exit codes: 0 fine, 1 a finding (an invalid configuration, or something that\n"
+        "[the doctor finds](doctor.md)), 2 wrong use or input that cannot be read, 3 the cluster is out\n"
+        "of reach. What went wrong is a line on stderr: what, why, what to do. Colour only on a\n"
+        "terminal, and not with `NO_COLOR`.\n\n"
         f"{parts}"
     )
 

@@ -9,8 +9,10 @@ from docs._audit import audit_schema
 from docs._chart import CHART, chart_readme, chart_yaml, values_schema
 from docs._configuration import configuration
 from docs._deploy import scheduler_configurations
+from docs._doctor import findings
 from docs._examples import ROOT, demo, with_demo, with_examples
 from docs._gpunode import gpu_node
+from docs._monitoring import monitoring
 from docs._reference import commands, kueue_transformations, metrics, reasons, scheduler_sample
 from extender.config.schema import json_schema
 
@@ -27,12 +29,14 @@ def pages() -> dict[Path, str]:
         docs / "reference/audit.schema.json": _json(audit_schema()),
         docs / "reference/metrics.md": metrics(),
         docs / "reference/commands.md": commands(),
+        docs / "reference/doctor.md": findings(),
         docs / "reference/gpunode.md": gpu_node(),
         docs / "how-to/kueue-transformations.yaml": kueue_transformations(),
         CHART / "values.schema.json": _json(values_schema()),
         CHART / "Chart.yaml": chart_yaml(),
         CHART / "README.md": chart_readme(),
         **scheduler_configurations(),
+        **monitoring(),
     }
     samples = (ROOT / "deploy/scheduler").glob("*.yaml")
     generated |= {path: scheduler_sample(path.read_text(encoding="utf-8")) for path in samples}

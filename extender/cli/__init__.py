@@ -10,6 +10,7 @@ import click
 COMMANDS = {
     "demo": "See it work in a terminal, without a cluster.",
     "explain": "Say what would become of a pod, and why.",
+    "doctor": "Find out what is wrong with an installation.",
     "config": "Check a configuration file.",
     "catalogue": "Print GPU products, their MIG profiles and layouts.",
     "serve": "Run the webhook, the extender and the operations port.",

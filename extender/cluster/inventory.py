@@ -1,15 +1,15 @@
 """The cluster at one moment, from a file or asked for once: for `explain` and reports."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from extender.cluster.client import ApiClient, connect
-from extender.cluster.errors import ApiError
+from extender.cluster.client import ApiClient, Params, connect
+from extender.cluster.errors import ApiError, Unreadable
 from extender.cluster.gpu_nodes import newest_heartbeat_s
 from extender.cluster.objects import (
     GpuNodeObject,
@@ -20,6 +20,7 @@ from extender.cluster.objects import (
     ResourceQuotaObject,
 )
 from extender.cluster.state import State
+from extender.cluster.wire import UNDECODABLE, page_decoder
 from extender.core.policy import Policy
 
 KINDS: Mapping[str, type[Any]] = {
@@ -41,6 +42,8 @@ PATHS = {
 OPTIONAL = frozenset({"GpuNode"})
 """Kinds that a cluster may not have, or not show to everybody."""
 PAGE_ITEMS = 500
+
+_PAGE = page_decoder(dict[str, Any])
 
 
 def inventory(
@@ -90,17 +93,33 @@ async def ask(kubeconfig: Path | None) -> list[dict[str, Any]]:
 
 
 async def _list(client: ApiClient, kind: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    try:
+        return [
+            {**item, "kind": kind} async for page in pages(client, PATHS[kind]) for item in page
+        ]
+    except ApiError as error:
+        if kind in OPTIONAL and error.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+            return []
+        raise
+
+
+async def pages(
+    client: ApiClient, path: str, params: Params | None = None
+) -> AsyncIterator[list[dict[str, Any]]]:
+    """The objects of a collection, a few hundred at a time.
+
+    Raises:
+        ClusterError: the API server says no, or nothing, or what it says is no list.
+    """
     token = ""
     while True:
-        params = {"limit": str(PAGE_ITEMS), **({"continue": token} if token else {})}
+        more = {"continue": token} if token else {}
+        body = await client.get(path, {**(params or {}), "limit": str(PAGE_ITEMS), **more})
         try:
-            page = msgspec.json.decode(await client.get(PATHS[kind], params))
-        except ApiError as error:
-            if kind in OPTIONAL and error.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
-                return []
-            raise
-        found += [{**item, "kind": kind} for item in page.get("items") or ()]
-        token = page["metadata"].get("continue", "")
+            page = _PAGE.decode(body)
+        except UNDECODABLE as error:
+            raise Unreadable(f"GET {path}: this is not what the API server sends") from error
+        yield page.items or []
+        token = page.metadata.continue_token
         if not token:
-            return found
+            return

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from extender.cluster.given_back import GivenBack
 from extender.cluster.gpu_nodes import GpuNodes
 from extender.cluster.held import Held
 from extender.cluster.in_flight import InFlight
@@ -88,6 +89,7 @@ class State:
         self._pods: dict[str, Holding | Demand] = {}
         self._counted: dict[str, tuple[str, Counted]] = {}
         """uid -> namespace, and how the pod counts there."""
+        self._given_back = GivenBack()
         self._reservations = Reservations()
         self.in_flight = InFlight(lambda: self.policy.reservation_ttl_s, clock, self._unreserve)
         tenants = self.tenants
@@ -155,7 +157,12 @@ class State:
         self.in_flight.arrived(item)
         if asks_for_devices(item):
             self._device_pods[uid] = _pack(item)
-            self._count(uid, item.metadata.namespace, read_share(item, self.policy))
+            counted = read_share(item, self.policy)
+            self._count(uid, item.metadata.namespace, counted)
+            if counted is not None and counted[0].rewritten and item.spec.node_name:
+                self._given_back.put(uid, item.spec.node_name, counted[1])
+            else:
+                self._given_back.drop(uid)
             if self.device_pods is not None:
                 self.device_pods.seen(uid, item)
         record = read_pod(item, self.policy)
@@ -169,6 +176,7 @@ class State:
     def _drop_pod(self, uid: str) -> None:
         if self._device_pods.pop(uid, None) is not None and self.device_pods is not None:
             self.device_pods.gone(uid)
+        self._given_back.drop(uid)
         self._count(uid, "", None)
         self.seen_pods.drop(uid)
         self._record(uid, None)
@@ -225,6 +233,10 @@ class State:
         """Since the source that is silent longest was last heard of; 0 before it ever was."""
         heard = [source.heard_at_s for source in self._sources if source.heard_at_s is not None]
         return max(0.0, self._clock() - min(heard)) if heard else 0.0
+
+    def given_back_bytes(self) -> int:
+        """GPU memory that rewritten pods do not hold, against a whole card each."""
+        return self._given_back.total_bytes(self.capacity.index.get, self.policy.usable_mib)
 
     def snapshot(self) -> Snapshot:
         """The cluster for one decision, to be made before anything else happens."""

@@ -4,6 +4,11 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from extender.core.finding import Cause
+from extender.core.reason import Action, Reason
+
+_ALERTED = (Reason.INTERNAL_ERROR, Reason.NO_FREE_SLICE)
+"""Told as 0 from the start, as causes are: Prometheus sees no increase in what begins with 1."""
 _LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 3.0)
 
 
@@ -19,6 +24,8 @@ class Metrics:
             ["action", "reason", "profile"],
             registry=self.registry,
         )
+        for reason in _ALERTED:
+            self.decisions.labels(Action.LEFT, reason, "")
         self.dry_runs = Counter(
             "migfit_dry_run_reviews",
             "Reviews of requests that the API server does not store (`--dry-run=server`).",
@@ -77,6 +84,8 @@ class Metrics:
             ["cause"],
             registry=self.registry,
         )
+        for cause in Cause:
+            self.holds.labels(cause)
         self.recreated = Counter(
             "migfit_pods_deleted",
             "Rewritten pods deleted so that they come back whole.",
@@ -109,6 +118,11 @@ class Metrics:
             ["state"],
             registry=self.registry,
         )
+        self._given_back = Gauge(
+            "migfit_memory_given_back_bytes",
+            "GPU memory that bound, rewritten pods do not hold: a whole card less the slice, of each.",
+            registry=self.registry,
+        )
         self._certificate_expiry = Gauge(
             "migfit_certificate_expiry_seconds",
             "Until the webhook's certificate expires, negative afterwards; NaN without a webhook.",
@@ -122,11 +136,13 @@ class Metrics:
         age_s: Callable[[], float],
         synced: Callable[[], bool],
         config_valid: Callable[[], bool],
+        given_back_bytes: Callable[[], int],
     ) -> None:
         """Read these when somebody scrapes."""
         self._snapshot_age.set_function(age_s)
         self._synced.set_function(lambda: float(synced()))
         self._config_valid.set_function(lambda: float(config_valid()))
+        self._given_back.set_function(given_back_bytes)
 
     def observe_reconciler(self, *, held: Callable[[], int], leads: Callable[[], bool]) -> None:
         """The same for what the reconciler knows."""

@@ -102,6 +102,7 @@ async def serve(settings: Settings, certificates: Schedule | None = None) -> Non
             age_s=server.state.age_s,
             synced=lambda: server.state.synced,
             config_valid=lambda: current.valid,
+            given_back_bytes=server.state.given_back_bytes,
         )
         server.also(source.follow(current, server.apply))
         lease = SchedulerLease(client, server.injected_scheduler, time.monotonic)

@@ -27,6 +27,7 @@ from extender.config import LEAST_DOCUMENT, load
 from extender.core.catalogue import ALL_RESOURCES
 from extender.core.decide import decide
 from extender.core.defaulting import defaulted
+from extender.core.doctor.finding import Id
 from extender.core.policy import Policy
 from extender.core.reason import Reason
 from extender.core.render import warning
@@ -137,7 +138,7 @@ def test_no_page_names_a_reason_that_there_is_not() -> None:
 
     named = {span for span in spans if re.fullmatch(r"[A-Z][a-z]+([A-Z][a-z]+)+", span)}
 
-    assert named - words <= set(Reason)
+    assert named - words <= {*Reason, *Id}
 
 
 def test_every_reason_is_produced_somewhere() -> None:
@@ -150,6 +151,13 @@ def test_every_reason_is_produced_somewhere() -> None:
     }
 
     assert silent == set()
+
+
+# --- findings of the doctor ----------------------------------------------------------------------
+
+
+def test_every_finding_of_the_doctor_is_explained_once_and_no_other() -> None:
+    assert rows(text("docs/reference/doctor.md")) == list(Id)
 
 
 # --- metrics -------------------------------------------------------------------------------------
@@ -174,7 +182,8 @@ def test_no_page_names_a_metric_that_there_is_not() -> None:
         for name in re.findall(r"\bmigfit_[a-z_]+", page.read_text(encoding="utf-8"))
     }
 
-    assert named <= set(exposed()) | set(exposed(AgentMetrics()))
+    known = {*exposed(), *exposed(AgentMetrics())}
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= known
 
 
 # --- GpuNode -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ OURS = {
     "migfit_held_workloads": "gauge",
     "migfit_holds": "counter",
     "migfit_list_duration_seconds": "gauge",
+    "migfit_memory_given_back_bytes": "gauge",
     "migfit_missed": "counter",
     "migfit_pods_deleted": "counter",
     "migfit_reconciler_leader": "gauge",
@@ -115,6 +116,7 @@ def test_gauges_are_read_when_somebody_looks(good: bool) -> None:
         age_s=lambda: now["age_s"],
         synced=lambda: bool(now["good"]),
         config_valid=lambda: bool(now["good"]),
+        given_back_bytes=lambda: 7 << 30,
     )
     now.update(age_s=2.5, good=good)
 
@@ -123,6 +125,7 @@ def test_gauges_are_read_when_somebody_looks(good: bool) -> None:
     assert read("migfit_snapshot_age_seconds") == 2.5
     assert read("migfit_synced") == good
     assert read("migfit_config_valid") == good
+    assert read("migfit_memory_given_back_bytes") == 7 << 30
 
 
 def test_what_watches_do_is_counted_by_resource() -> None:
