@@ -48,6 +48,8 @@ def test_by_default_it_is_what_the_base_is_but_for_the_namespace_that_helm_makes
 
 NOT_IN_THE_CHART = "agent"
 """Has a namespace of its own, which a release does not make."""
+FOR_OPERATORS = "monitoring"
+"""A component without an overlay: its kinds are the Prometheus operator's, which not everybody has."""
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -58,4 +60,7 @@ def test_with_the_values_of_an_overlay_it_is_what_the_overlay_is(overlay: str) -
 def test_there_are_values_for_every_overlay() -> None:
     covered = {*OVERLAYS, NOT_IN_THE_CHART}
     assert {folder.name for folder in (KUSTOMIZE / "overlays").iterdir()} == covered
-    assert {folder.name for folder in (KUSTOMIZE / "components").iterdir()} == covered
+    assert {folder.name for folder in (KUSTOMIZE / "components").iterdir()} == {
+        *covered,
+        FOR_OPERATORS,
+    }
