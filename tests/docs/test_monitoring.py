@@ -27,6 +27,7 @@ OF_HISTOGRAMS = re.compile(r"_(bucket|sum|count)$")
 VALUES: dict[str, set[str]] = {
     "action": {str(each) for each in Action},
     "reason": {str(each) for each in Reason},
+    "state": {"heard", "silent"},
 }
 
 
