@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
+from tests.controlplane.agents import Installed
 from tests.controlplane.installed import ROUTED, Pod, Release, rules_of
 from tests.controlplane.migfit import SYSTEM_NAMESPACE, a100_labels
 from tests.controlplane.objects import fake_node, new_namespace, wait_until
@@ -46,7 +47,11 @@ def since() -> str:
 
 @pytest.fixture
 def pods(plane: ControlPlane, since: str, tmp_path: Path) -> Iterator[tuple[Pod, Pod]]:
-    """A webhook, and a second scheduler with its extender, all installed by the chart."""
+    """A webhook, and a second scheduler with its extender, all installed by the chart.
+
+    The kind of the node agent is there, which the chart has the right to read.
+    """
+    agents = Installed(plane, tmp_path)
     release = Release(plane)
     backoff = {"restarts": 3, "window": "10m", "hold": "1h", "pending": "2s"}
     config = {"mode": "Enforce", "backoff": backoff}
@@ -59,6 +64,7 @@ def pods(plane: ControlPlane, since: str, tmp_path: Path) -> Iterator[tuple[Pod,
     yield webhook, extender
     webhook.stop()
     extender.stop()
+    agents.remove()
 
 
 def granted(plane: ControlPlane, account: str) -> set[Right]:
