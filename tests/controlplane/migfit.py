@@ -199,6 +199,16 @@ class Migfit:
 
         wait_until(seen, 10, f"{count} of {resource} are known to be free")
 
+    def wait_until_none_offers(self) -> None:
+        """Wait until it knows of no node that offers slices; asks by dry runs."""
+        probe = gpu_pod("probe", "default", annotations={"migfit.io/gpu-memory": "9.6G"})
+
+        def seen() -> bool:
+            self._plane.client.create(probe, dry_run=True)
+            return bool(self.audit("default")[-1]["reason"] == "NoReachableMig")
+
+        wait_until(seen, 10, "no node is known to offer slices")
+
     @property
     def extender(self) -> JSON:
         """This server as an extender in a KubeSchedulerConfiguration."""

@@ -201,6 +201,7 @@ def test_nobody_is_evicted_for_a_node_that_no_eviction_could_mend(
     bound_node(plane.client, namespace, "tenant")
     for node in ("gpu-a", "gpu-b"):
         plane.client.patch("Node", node, {"metadata": {"labels": {STATE: "pending"}}})
+    migfit.wait_until_none_offers()
     urgent = rewritten_pod("urgent", namespace, spec={"priorityClassName": "urgent"})
     plane.client.create(urgent)
     told = unschedulable(plane, namespace, "urgent")

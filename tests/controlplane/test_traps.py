@@ -238,12 +238,7 @@ def test_a_node_under_reconfiguration_is_turned_down_with_a_reason_people_see(
     assert limits(pod) == {SLICE: "1"}
     busy = {"metadata": {"labels": {"nvidia.com/mig.config.state": "pending"}}}
     plane.client.patch("Node", "gpu-a", busy)
-
-    def seen() -> bool:
-        plane.client.create(gpu_pod("probe", "default", annotations=LIGHT), dry_run=True)
-        return bool(migfit.audit("default")[-1]["reason"] == "NoReachableMig")
-
-    wait_until(seen, 10, "the state of the node is known")
+    migfit.wait_until_none_offers()
     plane.start_scheduler([migfit.extender])
 
     def told() -> str:
