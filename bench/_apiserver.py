@@ -137,7 +137,10 @@ class _Connection:
     def _answer(self, target: str) -> None:
         url = urlsplit(target)
         asked = parse_qs(url.query)
-        collection = self._collections[url.path.rpartition("/")[2]]
+        collection = self._collections.get(url.path.rpartition("/")[2])
+        if collection is None:  # a kind that not every cluster has
+            self._socket.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            return
         if "watch" in asked:
             self._socket.sendall(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
             self._watch(collection)
