@@ -25,8 +25,10 @@ from tests.controlplane.program import Program
 
 NAMESPACE = "default"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-SLICES = {SLICE: 24}
+SLICES: dict[str, int | str] = {SLICE: 24}
 """Of each node: eight A100 in three slices each."""
+ROOM = {"cpu": "256", "memory": "1Ti", "pods": "110"}
+"""Enough that only slices are scarce: a pod asks for 8 cores and 24 GiB."""
 WORKLOADS = 20
 PACED_PER_S = 40
 SAMPLE = Path(__file__).parents[1] / "deploy" / "scheduler" / "second-scheduler.yaml"
@@ -96,7 +98,7 @@ def fill_nodes(plane: ControlPlane, creator: Creator, count: int) -> None:
     creator.create_all(
         "/api/v1/nodes",
         [
-            fake_node(f"gpu-node-{number:04}", allocatable=SLICES, labels=a100_labels())
+            fake_node(f"gpu-node-{number:04}", allocatable=SLICES | ROOM, labels=a100_labels())
             for number in range(count)
         ],
     )
