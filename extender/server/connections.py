@@ -25,9 +25,11 @@ BACKLOG = 512
 """Connections that the kernel keeps for us until we take them."""
 GRACE_S = 0.2
 """For so long a connection that is new, or a body on its way, is not given up for somebody else."""
+SILENT_S = 0.5
+"""The same for a client that has not greeted yet, which it does with its first packet."""
 TLS_GRACE_S = 2.0
-"""The same where a handshake comes first: 256 of them at the same time keep a busy core for a second,
-and the API server waits for three."""
+"""The same from the greeting of a handshake on: 256 of them at the same time keep a busy core for a
+second, and the API server waits for three."""
 HANDSHAKE_S = 5.0
 """A TLS handshake takes milliseconds, and the API server gives a whole review three seconds."""
 HEAD_S = 5.0
@@ -38,6 +40,10 @@ SWEEP_S = 1.0
 """How often connections are looked through: the two times above are longer by up to so much."""
 AGAIN_S = 0.02
 """Until the next try, after an accept that failed or while there is no room to be made."""
+TLS_RECORD_HEAD = 5
+"""Bytes before each record: its type, the version, and the length of what follows (RFC 8446, 5.1)."""
+TLS_HANDSHAKE = 22
+"""The type of the record that a client begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Limits:
     """What a listener puts up with."""
 
     connections: int = MOST_CONNECTIONS
+    silent_s: float = SILENT_S
     grace_s: float = GRACE_S
     handshake_s: float = HANDSHAKE_S
     head_s: float = HEAD_S
@@ -88,8 +95,10 @@ class Listener:
     ) -> None:
         self._socket, self._protocol, self._tls = taken, protocol, tls
         self._limits = limits
+        self._silent: dict[asyncio.Task[None], float] = {}
+        """Taken, and since when; with TLS, not greeted yet. The oldest comes first, here and below."""
         self._arriving: dict[asyncio.Task[None], float] = {}
-        """Taken and not served yet: with TLS, in the middle of a handshake. The oldest comes first."""
+        """Greeted and not served yet: with TLS, in the middle of a handshake."""
         self._open: dict[Connection, tuple[str | None, float]] = {}
         """What each owes, and since when it was seen to."""
 
@@ -109,7 +118,7 @@ class Listener:
             yield
         finally:
             # Nobody is turned away who has been let in, but for the middle of a handshake.
-            jobs += self._arriving
+            jobs += [*self._silent, *self._arriving]
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
@@ -134,42 +143,65 @@ class Listener:
                 accepted.close()
                 raise
             task = asyncio.create_task(self._arrive(accepted))
-            self._arriving[task] = loop.time()
+            self._silent[task] = loop.time()
             task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
+        self._silent.pop(task, None)
         self._arriving.pop(task, None)
 
     async def _make_room(self) -> None:
         """Come back when one more connection may be taken."""
-        while len(self._open) + len(self._arriving) >= self._limits.connections:
+        while self._count() >= self._limits.connections:
             if not self._give_one_up():
                 await asyncio.sleep(AGAIN_S)
 
+    def _count(self) -> int:
+        return len(self._open) + len(self._silent) + len(self._arriving)
+
     def _give_one_up(self) -> bool:
         """Close the one that matters least; False if none may be closed now."""
+        if self._turned_away(self._silent, self._limits.silent_s):
+            return True
         ranked = [
             (rank, connection)
             for connection in self._open
             if (rank := connection.dispensable(self._limits.grace_s)) is not None
         ]
         rank, least = min(ranked, key=lambda each: each[0], default=((1, 0.0), None))
-        if rank[0] > 0 and self._arriving:
-            oldest, since_s = next(iter(self._arriving.items()))
-            if asyncio.get_running_loop().time() - since_s >= self._limits.grace_s:
-                del self._arriving[oldest]
-                oldest.cancel()
-                return True
+        if rank[0] > 0 and self._turned_away(self._arriving, self._limits.grace_s):
+            return True
         if least is None:
             return False
         self.leave(least)
         least.give_up(None)
         return True
 
+    def _turned_away(self, coming: dict[asyncio.Task[None], float], grace_s: float) -> bool:
+        """Close the one that has been coming for longest, if that is longer than this."""
+        oldest, since_s = next(iter(coming.items()), (None, 0.0))
+        if oldest is None or asyncio.get_running_loop().time() - since_s < grace_s:
+            return False
+        del coming[oldest]
+        oldest.cancel()
+        return True
+
     async def _arrive(self, accepted: socket.socket) -> None:
         """Let a client in; whoever does not manage the handshake is no news."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
         with contextlib.suppress(OSError):  # TLS and time-outs too
-            await asyncio.get_running_loop().connect_accepted_socket(
+            if self._tls is not None:
+                # asyncio sets 0.3 MB aside for a handshake: not for a client that has not begun one.
+                try:
+                    async with asyncio.timeout(self._limits.handshake_s):
+                        await _greeting(accepted)
+                except BaseException:
+                    accepted.close()
+                    raise
+            if task is not None and self._silent.pop(task, None) is not None:
+                self._arriving[task] = loop.time()
+            await loop.connect_accepted_socket(
                 lambda: self._protocol(self),
                 accepted,
                 ssl=self._tls,
@@ -189,3 +221,31 @@ class Listener:
                     self._open[connection] = (owes, now_s)
                 elif owes is not None and now_s - since_s >= patience_s[owes]:
                     connection.give_up(owes)
+
+
+async def _greeting(accepted: socket.socket) -> None:
+    """Come back when the client's greeting is here, or whatever it sends instead; it is left unread."""
+    loop = asyncio.get_running_loop()
+    while not _is_greeted(accepted):
+        readable = asyncio.Event()
+        loop.add_reader(accepted, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(accepted)
+        if not _is_greeted(accepted):  # a part of it, and that is readable all the time
+            await asyncio.sleep(AGAIN_S)
+
+
+def _is_greeted(accepted: socket.socket) -> bool:
+    """Whether the first record of TLS is here, or something that is none."""
+    try:
+        head = accepted.recv(TLS_RECORD_HEAD, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    if head and head[0] == TLS_HANDSHAKE and len(head) < TLS_RECORD_HEAD:
+        return False
+    if not head or head[0] != TLS_HANDSHAKE:  # gone; or for OpenSSL to refuse
+        return True
+    size = TLS_RECORD_HEAD + int.from_bytes(head[3:])
+    return len(accepted.recv(size, socket.MSG_PEEK)) == size

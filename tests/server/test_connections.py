@@ -4,6 +4,7 @@ import asyncio
 import resource
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,9 +20,23 @@ from extender.server.listen import listening
 from tests.server.conftest import Start
 from tests.server.serving import HOST, PATIENCE_S, Pair, Wire, request, wait_until
 
-SHORT = {"grace_s": 0.0, "handshake_s": 0.2, "head_s": 0.2, "unread_s": 0.2, "sweep_s": 0.02}
+SHORT = {
+    "silent_s": 0.0,
+    "grace_s": 0.0,
+    "handshake_s": 0.2,
+    "head_s": 0.2,
+    "unread_s": 0.2,
+    "sweep_s": 0.02,
+}
 """Times that are over soon."""
-LONG = {"grace_s": 0.0, "handshake_s": 60.0, "head_s": 60.0, "unread_s": 60.0, "sweep_s": 0.02}
+LONG = {
+    "silent_s": 0.0,
+    "grace_s": 0.0,
+    "handshake_s": 60.0,
+    "head_s": 60.0,
+    "unread_s": 60.0,
+    "sweep_s": 0.02,
+}
 """Times that are never over here."""
 PARTIAL = b"GET /do HTTP/1.1\r\nHost: a\r\nX-Half: "
 
@@ -79,6 +94,14 @@ def read_to_the_end(raw: socket.socket) -> bytes:
         except ConnectionError:
             pass
     return b"".join(pieces)
+
+
+def greeting(tls: ssl.SSLContext) -> bytes:
+    """The first that a client of TLS sends."""
+    out = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
+    return out.read()
 
 
 def ask(port: int, tls: ssl.SSLContext | None = None) -> int:
@@ -184,6 +207,54 @@ async def test_handshakes_that_never_begin_make_room_for_one_that_does(
         assert await aside(read_to_the_end, raw) == b""
     for raw in silent[10:]:
         raw.close()
+
+
+@pytest.mark.parametrize("said", [0, 1, 5, 100])
+async def test_who_has_not_said_all_of_a_greeting_makes_room_for_those_who_have(
+    begin: Begin, server_tls: ssl.SSLContext, pair: Pair, said: int
+) -> None:
+    port = await begin(tls=server_tls, connections=1, **{**LONG, "grace_s": 60.0})
+    hesitant = await aside(connected, port)
+    hesitant.sendall(greeting(pair.tls)[:said])
+
+    assert await aside(ask, port, pair.tls) == 200
+    assert await aside(read_to_the_end, hesitant) == b""
+
+
+async def test_in_the_middle_of_a_handshake_a_client_is_given_time(
+    begin: Begin, server_tls: ssl.SSLContext, pair: Pair
+) -> None:
+    port = await begin(tls=server_tls, connections=1, **{**LONG, "grace_s": 60.0})
+    with await aside(connected, port) as greeted:
+        greeted.sendall(greeting(pair.tls))
+        assert await aside(greeted.recv, 1)  # the server's turn is over
+        waiting = asyncio.create_task(aside(ask, port, pair.tls))
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert done == set()
+
+    assert await waiting == 200
+
+
+async def test_a_greeting_may_come_in_pieces_and_what_is_none_is_refused_at_once(
+    begin: Begin, server_tls: ssl.SSLContext, pair: Pair
+) -> None:
+    port = await begin(tls=server_tls, **LONG)
+    said = greeting(pair.tls)
+
+    def hesitate() -> bytes:
+        with connected(port) as raw:
+            for piece in (said[:3], said[3:90], said[90:]):
+                raw.sendall(piece)
+                time.sleep(0.05)
+            return raw.recv(1)
+
+    def blurt() -> bytes:
+        with connected(port) as raw:
+            raw.sendall(request("GET", "/do"))
+            return read_to_the_end(raw)
+
+    assert await aside(hesitate) == b"\x16"
+    assert b"200" not in await aside(blurt)
 
 
 # --- too slow ------------------------------------------------------------------------------------
