@@ -76,18 +76,19 @@ class Production:
     """`migfit serve`, configured with the defaults; no webhook calls it."""
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
-        self._migfit = Migfit(plane, folder, None)
+        self._plane, self._folder = plane, folder
         new_namespace(plane.client, name=SYSTEM_NAMESPACE)
-        self._migfit.configure()
+        Migfit(plane, folder, None).configure()
 
     @contextmanager
     def start(self) -> Iterator[Extender]:
-        """A fresh process, ready."""
-        self._migfit.start(flags=("--webhook-port", "0"))
-        program = self._migfit.program
+        """A fresh process, ready; on fresh ports, since a run is long and others use the machine."""
+        migfit = Migfit(self._plane, self._folder, None)
+        migfit.start(flags=("--webhook-port", "0"))
+        program = migfit.program
         assert program is not None
         try:
-            yield Extender(self._migfit.ports.extender, program.pid)
+            yield Extender(migfit.ports.extender, program.pid)
         finally:
             program.kill()
 
