@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from extender.core.capacity import Capacity, Usage
+from extender.core.catalogue import is_mig_resource
 from extender.core.node import Node
 from extender.core.occupancy import gpu_costs
 from extender.core.reach import NodeIndex, Nodes
@@ -42,15 +43,18 @@ def drain_costs(node: Node, usage: Usage) -> dict[str, float]:
 
     The device plugin picks the slice, so the cost of the GPU is the mean over those that offer the
     resource. How many pods a GPU holds is estimated from the node's totals, as if each slice in use
-    were any of its profile; if the layout is not known, as if all pods were spread evenly.
+    were any of its profile; if the layout is not known, as if all pods were spread evenly. A whole GPU
+    is shared with nobody.
     """
     pods = usage.gpu_pods
     if pods <= 0:
         return dict.fromkeys(node.gpus, IDLE)
     of_node = 1 / (1 + pods)
     if node.layout is None:
-        of_gpu = 1 / (1 + pods / node.gpu_count)
-        return dict.fromkeys(node.gpus, round(of_node + of_gpu, DIGITS))
+        of_slice = 1 / (1 + pods / node.gpu_count)
+        # Of a whole GPU nobody else is on the card, whatever the layout.
+        costs = {r: of_slice if is_mig_resource(r) else 1.0 for r in node.gpus}
+        return {r: round(of_node + of_gpu, DIGITS) for r, of_gpu in costs.items()}
     in_use = {
         resource: min(1.0, usage.gpus.get(resource, 0) / total)
         for resource, total in node.gpus.items()

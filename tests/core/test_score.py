@@ -214,6 +214,13 @@ def test_for_whole_gpus_only_the_pods_of_the_node_decide() -> None:
     assert cluster.cost("b", GPU) == 1.25
 
 
+def test_for_whole_gpus_a_layout_that_is_not_known_makes_no_difference() -> None:
+    cluster = Cluster(read("a"), cut("b", {"3g.40gb": 4}, 4))
+    cluster.hold("a", 2).hold("b", 3, resource=mig("3g.40gb"))
+    assert cluster.cost("a", GPU) == pytest.approx(1 + 1 / 3)
+    assert cluster.order("a", "b", asked=(GPU,)) == ["b", "a"]
+
+
 @pytest.mark.parametrize("slices", [{"1g.10gb": 7}, {"1g.10gb": 9}])
 def test_of_nodes_with_as_many_pods_the_one_with_the_fuller_gpus_costs_less(
     slices: Mapping[str, int],
