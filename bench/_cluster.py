@@ -107,8 +107,14 @@ def _bound(number: int, node: int, resource: str, owner: str) -> JSON:
     }
 
 
-def fill(state: State, nodes: int) -> None:
-    """Put that many nodes into a state, every other one in use, three by replicas of our pod."""
+def fill(state: State, nodes: int, changing: int = 0) -> None:
+    """Put that many nodes into a state, every other one in use, three by replicas of our pod.
+
+    Args:
+        state: what is filled.
+        nodes: how many.
+        changing: how many of them are being cut anew.
+    """
     chance = random.Random(20)
     pods: list[JSON] = []
     for node in range(0, nodes, 2):
@@ -116,8 +122,11 @@ def fill(state: State, nodes: int) -> None:
             for number in range(chance.randint(0, count // 2)):
                 owner = DEPLOYMENT if node < 6 and not number else f"model-{chance.randrange(500)}"
                 pods.append(_bound(len(pods), node, resource, owner))
+    objects = [node_object(number) for number in range(nodes)]
+    for each in objects[:changing]:
+        each["metadata"]["labels"]["nvidia.com/mig.config.state"] = "pending"
     state.fill(
-        nodes=msgspec.convert([node_object(number) for number in range(nodes)], list[NodeObject]),
+        nodes=msgspec.convert(objects, list[NodeObject]),
         pods=msgspec.convert(pods, list[PodObject]),
         namespaces=msgspec.convert([{"metadata": {"name": NAMESPACE}}], list[NamespaceObject]),
     )

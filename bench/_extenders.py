@@ -43,15 +43,19 @@ def do_nothing(port: int) -> None:
 
 
 def garbage(port: int) -> None:
-    """Answers every request with something else that is no answer."""
-    answers = itertools.cycle(GARBAGE)
+    """Answers every request with something else that is no answer; either verb with all of it."""
 
-    async def babble(request: web.Request) -> web.Response:
-        await request.read()
-        status, body = next(answers)
-        return web.Response(status=status, body=body, content_type="application/json")
+    def babbling() -> Handler:
+        answers = itertools.cycle(GARBAGE)
 
-    _serve(port, babble, babble)
+        async def babble(request: web.Request) -> web.Response:
+            await request.read()
+            status, body = next(answers)
+            return web.Response(status=status, body=body, content_type="application/json")
+
+        return babble
+
+    _serve(port, babbling(), babbling())
 
 
 def _serve(port: int, on_filter: Handler, on_prioritize: Handler) -> None:

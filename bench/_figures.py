@@ -195,7 +195,7 @@ def report(
     machine = found["machine"]
     reached = [figure.as_row() for figure in figures]
     print(", ".join(f"{key}: {value}" for key, value in machine.items()), end="\n\n")
-    print(*map(_table, [rows, *also, reached]), sep="\n\n")
+    print(*(_table(each) for each in (rows, *also, reached) if each), sep="\n\n")
 
 
 def kept(benchmark: str) -> str:

@@ -8,7 +8,18 @@ from typing import Any
 
 import orjson
 
-from bench._cluster import DEPLOYMENT, HASH, JSON, LAYOUTS, NAMESPACE, ZONES, node_name, pool, zone
+from bench._cluster import (
+    DEPLOYMENT,
+    HASH,
+    JSON,
+    LAYOUTS,
+    NAMESPACE,
+    POOLS,
+    ZONES,
+    node_name,
+    pool,
+    zone,
+)
 
 SLICE = "nvidia.com/mig-2g.20gb"
 """What the pod needs: 9.6 GB and 20 % make 10987Mi, and 1g.10gb has 9728Mi."""
@@ -186,14 +197,15 @@ def reviews_alike() -> Iterator[bytes]:
 def reviews_apart(nodes: int) -> Iterator[bytes]:
     """Pods with four kinds of selectors by turns, no two selectors equal within `nodes` pods.
 
-    One node by hostname; a pool less one node; some nodes by name; either of two zones or pools.
+    One node by hostname; a pool (of a small cluster a zone) less one node; some nodes by name; either
+    of two zones or pools.
     """
     pod = gpu_pod()
     for number in itertools.count():
         # A node with the slice that fits, so that what is measured is the longer way to a rewrite.
-        node = number * 7 % nodes
+        node = number * 7 % (nodes - 1)
         node += node % len(LAYOUTS) == 0
-        spec = {**pod["spec"], **_selector(number, node % nodes, nodes)}
+        spec = {**pod["spec"], **_selector(number, node, nodes)}
         yield review({**pod, "spec": spec})
 
 
@@ -203,8 +215,9 @@ def _selector(number: int, node: int, nodes: int) -> JSON:
         case 0:
             return {"nodeSelector": {HOST: this}}
         case 1:
+            several = {POOL: pool(node)} if nodes > 2 * POOLS else {ZONE: zone(node)}
             return {
-                "nodeSelector": {POOL: pool(node)},
+                "nodeSelector": several,
                 **_required([_expression(HOST, "NotIn", this)]),
             }
         case 2:

@@ -128,9 +128,9 @@ def _await_listening(process: Any, port: int) -> None:
 # --- ours ----------------------------------------------------------------------------------------
 
 
-def production_extender(port: int, nodes: int) -> None:
-    """`migfit serve` with the extender alone, knowing that many nodes."""
-    _production(Settings(webhook_port=0, extender_port=port, ops_port=0), nodes)
+def production_extender(port: int, nodes: int, changing: int = 0) -> None:
+    """`migfit serve` with the extender alone, knowing that many nodes; GPUs of some are cut anew."""
+    _production(Settings(webhook_port=0, extender_port=port, ops_port=0), nodes, changing)
 
 
 def production_webhook(port: int, nodes: int, cert: Path, key: Path) -> None:
@@ -146,16 +146,16 @@ def production_webhook(port: int, nodes: int, cert: Path, key: Path) -> None:
     _production(settings, nodes)
 
 
-def _production(settings: Settings, nodes: int) -> None:
+def _production(settings: Settings, nodes: int, changing: int = 0) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # audit lines are written, and read by nobody
     configure(level=logging.WARNING)
     with asyncio.Runner(loop_factory=_event_loop) as runner:
-        runner.run(_serve_production(settings, nodes))
+        runner.run(_serve_production(settings, nodes, changing))
 
 
-async def _serve_production(settings: Settings, nodes: int) -> None:
+async def _serve_production(settings: Settings, nodes: int, changing: int) -> None:
     server = Server(settings, Metrics(), load(CONFIG))
-    fill(server.state, nodes)
+    fill(server.state, nodes, changing)
     server.also(_arrivals(server.state))
     await server.run(asyncio.Event(), asyncio.Event())
 

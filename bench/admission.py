@@ -1,7 +1,8 @@
 """How fast pods are decided on: the production webhook against one that parses and always allows.
 
 Both over TLS, on kept-alive connections, with a 4 KB pod in every review; every review is a pod of
-its own, and is rewritten. At 5,000 nodes each pod brings another selector or node affinity.
+its own, and is rewritten. "same": all pods have one selector, "different": each another selector or node
+affinity.
 Throughput is measured with a request under way on each of eight connections, latency at 200 reviews a
 second, from the moment each was due. What is promised to a pod ends within 10 ms, as when the watch
 brings the pod; taking in the watch's events is not part of a review.
@@ -31,8 +32,13 @@ from bench._servers import Pair, Serving, bare_webhook, certificate, production_
 PATH = "/mutate"
 CONNECTIONS = 8
 PACED_PER_S = 200
-CASES = ((10, reviews_alike(), 0.5), (5000, reviews_apart(5000), 0.35))
-"""Nodes known, the reviews, and the throughput to reach as a share of the bare handler's."""
+CASES: tuple[tuple[int, str, Iterator[bytes], float | None], ...] = (
+    (10, "same", reviews_alike(), 0.5),
+    (10, "different", reviews_apart(10), None),
+    (5000, "same", reviews_alike(), None),
+    (5000, "different", reviews_apart(5000), 0.35),
+)
+"""Nodes known, selectors, the reviews, and the throughput to reach as a share of the bare handler's."""
 LATENCY_TARGET_MS = 5.0
 
 
@@ -61,7 +67,7 @@ def check(answer: bytes) -> None:
 def measure(
     nodes: int, bodies: Iterator[bytes], bare: Serving, pair: Pair, given: Options
 ) -> tuple[list[dict[str, Any]], float, float]:
-    """The rows for one size of cluster, the ratio of throughputs, and p99 in ms when paced."""
+    """The rows for one case, the ratio of throughputs, and p99 in ms when paced."""
     with ExitStack() as stack:
         ours = stack.enter_context(serving(production_webhook, nodes, pair.cert, pair.key))
         to_ours, to_bare = _connect(stack, ours, pair), _connect(stack, bare, pair)
@@ -77,7 +83,7 @@ def measure(
     ratio = median_ratio(measured, floor, lambda one: one.per_s)
     pace = f"{PACED_PER_S}/s"
     rows: list[dict[str, Any]] = [
-        {"nodes": nodes, "load": load, "server": name, **found.as_row(), "ratio": shown}
+        {"load": load, "server": name, **found.as_row(), "ratio": shown}
         for load, name, found, shown in (
             ("all it takes", "migfit", measured, f"{ratio:.2f}"),
             ("all it takes", "bare", floor, ""),
@@ -95,9 +101,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     figures = []
     with certificate() as pair, serving(bare_webhook, pair.cert, pair.key) as bare:
-        for nodes, bodies, target in CASES:
+        for nodes, selectors, bodies, target in CASES:
             found, ratio, p99_ms = measure(nodes, bodies, bare, pair, given)
-            rows += found
+            rows += [{"nodes": nodes, "selectors": selectors, **row} for row in found]
+            if target is None:
+                continue
             at = f"admission, {nodes} nodes"
             what = f"{at}: reviews/s of the bare handler's"
             figures.append(Figure(what, ratio, target, at_least=True))

@@ -186,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="some scenarios, short, three seeds")
     parser.add_argument(
-        "--all", action="store_true", help="every scenario; takes a quarter of an hour"
+        "--all", action="store_true", help="every scenario; takes an hour on one core"
     )
     parser.add_argument("--only", metavar="SCENARIO", help="this one, and no checks")
     parser.add_argument(

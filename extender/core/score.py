@@ -159,9 +159,10 @@ class Ranking:
         order = self._orders.get(resource, [])
         steps = len(names) if isinstance(names, AbstractSet) else len(order)
         best = list(islice((key for key in islice(order, steps) if key[2] in names), most))
-        if len(best) == most or steps >= len(order):
+        if len(best) == most or not isinstance(names, AbstractSet) or steps >= len(order):
             return best
-        return heapq.nsmallest(most, self._summed(resources, names))
+        there = [self._keys[name] for name in names if name in self._keys]
+        return heapq.nsmallest(most, [keys[resource] for keys in there if resource in keys])
 
     def _summed(self, resources: Collection[str], names: Container[str]) -> Iterator[Key]:
         if not resources:

@@ -1,6 +1,7 @@
 """HTTP around the pure handlers: sizes, statuses, counting. One line for whatever is refused."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
@@ -12,7 +13,7 @@ from aiohttp import web
 
 from extender.admission.review import BadReview, Reviewer
 from extender.core.render import metric_labels
-from extender.scheduling.verbs import BadArgs, Filtered, Scheduling
+from extender.scheduling.verbs import BadArgs, Scheduling
 from extender.server.at_once import AtOnce
 from extender.server.audit import Audit
 from extender.server.listen import refusal
@@ -34,6 +35,9 @@ BODY_S = 10.0
 DRY_RUN = web.RequestKey("dry-run", bool)
 CATCH_UP_S = 0.05
 """How long a pod that would be turned down everywhere waits for the watch to catch up."""
+CATCH_UP_AGAIN_S = 1.0
+"""From a wait that changed nothing to the next one: while a whole pool is cut anew, kube-scheduler, which
+asks about one pod at a time, loses no more than a twentieth of its time to us."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -121,6 +125,13 @@ def _too_large(request: web.Request) -> web.Response:
     )
 
 
+class Answered(NamedTuple):
+    """The body of a 200."""
+
+    body: bytes
+    dry_run: bool = False
+
+
 class Port(NamedTuple):
     """What one port serves."""
 
@@ -159,24 +170,59 @@ def webhook_port(
     return Port(app, at_once({"/mutate": reviewed}, metrics, draining))
 
 
+class NodeFilter:
+    """The verb `filter`. A pod that would be turned down everywhere is given a second look.
+
+    The event that woke the pod may not have reached us yet, and after our "no" only another event
+    would wake it again: so the watch gets some time to catch up.
+
+    Args:
+        scheduling: the verbs.
+        observe: told how long each answer took to make, in seconds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        scheduling: Scheduling,
+        observe: Callable[[float], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._scheduling, self._observe, self._clock = scheduling, observe, clock
+        self._in_vain_s = -math.inf
+        """When a second look last changed nothing."""
+
+    def at_once(self, body: bytes) -> Answered | None:
+        """The answer, or None: a second look is due."""
+        begun_s = self._clock()
+        found = self._scheduling.filtered(body)
+        if found.leaves_no_node and begun_s - self._in_vain_s >= CATCH_UP_AGAIN_S:
+            return None
+        self._observe(self._clock() - begun_s)
+        return Answered(found.answer)
+
+    async def filtered(self, body: bytes) -> Answered:
+        """The answer, after a second look if one is due."""
+        answered = self.at_once(body)
+        if answered is None:
+            await asyncio.sleep(CATCH_UP_S)
+            begun_s = self._clock()
+            found = self._scheduling.filtered(body)
+            if found.leaves_no_node:
+                self._in_vain_s = self._clock()
+            self._observe(self._clock() - begun_s)
+            answered = Answered(found.answer)
+        return answered
+
+
 def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[], bool]) -> Port:
     """POST /scheduler/filter and /scheduler/prioritize."""
     app = web.Application(
         client_max_size=LARGEST_ARGS_BYTES,
         middlewares=[counted(metrics, draining, most_bytes=MOST_ARGS_BYTES)],
     )
-    filtered_s = metrics.latency.labels("/scheduler/filter")
+    nodes = NodeFilter(scheduling, metrics.latency.labels("/scheduler/filter").observe)
     prioritized_s = metrics.latency.labels("/scheduler/prioritize")
-
-    def filtered(body: bytes) -> Filtered:
-        begun_s = time.perf_counter()
-        found = scheduling.filtered(body)
-        filtered_s.observe(time.perf_counter() - begun_s)
-        return found
-
-    def filtered_if_any(body: bytes) -> Answered | None:
-        found = filtered(body)
-        return None if found.leaves_no_node else Answered(found.answer)
 
     def prioritized(body: bytes) -> Answered:
         begun_s = time.perf_counter()
@@ -185,29 +231,15 @@ def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[
         return Answered(answer)
 
     async def filter_nodes(request: web.Request) -> web.Response:
-        body = await request.read()
-        found = filtered(body)
-        if found.leaves_no_node:
-            # The event that woke the pod may not have reached us yet, and after our "no" only
-            # another event would wake it again: look once more when the watch has caught up.
-            await asyncio.sleep(CATCH_UP_S)
-            found = filtered(body)
-        return _json(Answered(found.answer))
+        return _json(await nodes.filtered(await request.read()))
 
     async def prioritize(request: web.Request) -> web.Response:
         return _json(prioritized(await request.read()))
 
     app.router.add_post("/scheduler/filter", filter_nodes)
     app.router.add_post("/scheduler/prioritize", prioritize)
-    handlers = {"/scheduler/filter": filtered_if_any, "/scheduler/prioritize": prioritized}
+    handlers = {"/scheduler/filter": nodes.at_once, "/scheduler/prioritize": prioritized}
     return Port(app, at_once(handlers, metrics, draining))
-
-
-class Answered(NamedTuple):
-    """The body of a 200."""
-
-    body: bytes
-    dry_run: bool = False
 
 
 def _json(answered: Answered) -> web.Response:

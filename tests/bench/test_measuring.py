@@ -19,6 +19,7 @@ from bench._client import Connection, Round, one_by_one, paced, saturating
 from bench._figures import PAGE, Effort, Figure, Measured, kept, markdown, median_ratio, p50_s
 from bench._pages import fill_in
 from bench._requests import POD_BYTES, gpu_pod, reviews_apart
+from bench.prioritize import Case
 
 TINY = Effort(alternations=1, round_s=0.01, paced_s=0.05)
 
@@ -42,22 +43,54 @@ def run(
     return run
 
 
-def test_prioritize_measures_both_servers(run: Callable[..., dict[str, Any]]) -> None:
-    found = run(prioritize, SIZES=(20,), TARGETS={("prioritize", 20): 2.2})
-    assert [(row["verb"], row["nodes"], row["server"]) for row in found["rows"]] == [
-        ("prioritize", 20, "migfit"),
-        ("prioritize", 20, "bare"),
-        ("filter", 20, "migfit"),
-        ("filter", 20, "bare"),
+SMALL = (
+    Case("prioritize", 20, 20, target=2.2),
+    Case("filter", 20, 30, turned_down=2),
+    Case("filter", 20, 20, events_per_s=100),
+)
+
+
+def test_prioritize_measures_both_servers_alone_and_under_events(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    found = run(prioritize, CASES=SMALL)
+    assert [
+        (row["verb"], row["known"], row["events/s"], row["server"]) for row in found["rows"]
+    ] == [
+        ("prioritize", 20, 0, "migfit"),
+        ("prioritize", 20, 0, "bare"),
+        ("filter, a tenth turned down", 30, 0, "migfit"),
+        ("filter, a tenth turned down", 30, 0, "bare"),
+        ("filter", 20, 100, "migfit"),
+        ("filter", 20, 100, "bare"),
     ]
     assert [figure["target"] for figure in found["figures"]] == [2.2]
     assert all(row["requests/s"] > 0 for row in found["rows"])
 
 
+def test_growth_is_that_of_our_own_median_alone() -> None:
+    sizes = {(100, 100): 0.1, (1000, 1000): 0.3, (5000, 5000): 1.1, (100, 5000): 0.12}
+    rows = [
+        {"verb": "filter", "names": names, "known": known, "events/s": events, "server": server}
+        | {"p50 ms": ms if (server, events) == ("migfit", 0) else 99.0}
+        for (names, known), ms in sizes.items()
+        for server in ("migfit", "bare")
+        for events in (0, 1000)
+    ]
+    assert prioritize.growth(rows) == [
+        {
+            "verb": "filter",
+            "us per 1,000 names more": 200,
+            "us for 100 names of 100": 100,
+            "us for 100 names of 5,000": 120,
+        }
+    ]
+
+
 def test_admission_measures_both_servers_under_both_loads(
     run: Callable[..., dict[str, Any]],
 ) -> None:
-    found = run(admission, CASES=((40, reviews_apart(40), 0.35),))
+    found = run(admission, CASES=((40, "different", reviews_apart(40), 0.35),))
     assert [(row["load"], row["server"]) for row in found["rows"]] == [
         ("all it takes", "migfit"),
         ("all it takes", "bare"),
@@ -123,11 +156,11 @@ def test_what_was_measured_is_kept_and_put_into_its_place_on_the_page(
     (tmp_path / PAGE).write_text("before\n<!-- prioritize -->\n<!-- end -->\nafter\n")
     written = _figures.options
     monkeypatch.setattr(prioritize, "options", lambda text: replace(written(text), write=tmp_path))
-    found = run(prioritize, SIZES=(20,), TARGETS={("prioritize", 20): 2.2})
+    found = run(prioritize, CASES=SMALL[:1])
     page = (tmp_path / PAGE).read_text()
     assert json.loads((tmp_path / kept("prioritize")).read_text()) == found
     assert page.startswith("before\n<!-- prioritize -->\nMade by `python bench/")
-    assert "| prioritize | 20 | migfit |" in page
+    assert "| prioritize | 20 | 20 | 0 | migfit |" in page
     assert "prioritize, 20 node names" in page
     assert page.endswith("<!-- end -->\nafter\n")
 

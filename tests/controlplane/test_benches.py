@@ -61,7 +61,7 @@ def test_the_real_scheduler_takes_the_simulators_place_for_every_policy(
 def test_the_real_scheduler_is_timed_with_each_extender_and_through_each_fault(
     run: Callable[[ModuleType], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = scheduler.Size(nodes=3, pods=24, rounds=1, paced_s=0.2, hung_s=1.5)
+    size = scheduler.Size(nodes=3, pods=24, rounds=1, paced_s=0.2, hung_s=1.5, fault_rounds=1)
     monkeypatch.setattr(scheduler, "SMALL", (size,))
     found = run(scheduler)
     assert [row["extender"] for row in found["rows"]] == [
@@ -73,5 +73,6 @@ def test_the_real_scheduler_is_timed_with_each_extender_and_through_each_fault(
     ]
     assert all(row["pods/s"] > 0 for row in found["rows"])
     (faults,) = found["also"]
-    assert [row["bound"] for row in faults] == ["24/24"] * 3
+    assert [row["bound"] for row in faults] == ["24/24"] * 4
+    assert faults[0]["of migfit"] == "1.00"
     assert len(found["figures"]) == 3
