@@ -7,6 +7,8 @@ U4, U4w and U5 it is known how many nodes and GPUs there were, but not how each 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+AGAINST = ("best stock", "MA cpu+mig")
+
 
 class Earlier(NamedTuple):
     """Ours, and ours minus two others with half of the 95 % interval."""
@@ -16,6 +18,12 @@ class Earlier(NamedTuple):
     best_stock_half_width: float
     cpu_mig: float
     cpu_mig_half_width: float
+
+    def minus(self, other: str) -> tuple[float, float]:
+        """Mean and half of the interval, against one of `AGAINST`."""
+        if other == AGAINST[0]:
+            return self.best_stock, self.best_stock_half_width
+        return self.cpu_mig, self.cpu_mig_half_width
 
 
 EARLIER: Mapping[str, Earlier] = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from bench._packing_earlier import EARLIER, reproduced
+from bench._packing_earlier import AGAINST, EARLIER, reproduced
 from bench._packing_policies import DEFAULT, FILL, OURS, POD_COUNT, STOCK
 from bench._packing_runs import MA_CPU_MIG
 from bench._pages import table
@@ -83,15 +83,10 @@ def beside_earlier(rows: Sequence[Row]) -> str:
     """Each row beside what an earlier simulator found."""
     body = []
     for row in rows:
-        earlier = EARLIER[row["scenario"]]
-        found = row["idle GPUs"]["minus"]
-        pairs = (
-            ("best stock", earlier.best_stock, earlier.best_stock_half_width),
-            ("MA cpu+mig", earlier.cpu_mig, earlier.cpu_mig_half_width),
-        )
         cells = []
-        for key, mean, half in pairs:
-            ours = found[key]
+        for other in AGAINST:
+            mean, half = EARLIER[row["scenario"]].minus(other)
+            ours = row["idle GPUs"]["minus"][other]
             same = reproduced(ours["mean"], ours["half_width"], mean, half)
             cells += [_difference(ours, 1, verdict=False), f"{mean:+.1f} ± {half:.1f}", _yes(same)]
         body.append([row["scenario"], *cells])

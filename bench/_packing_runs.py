@@ -226,6 +226,7 @@ def _ratio(pairs: Iterable[tuple[int, int]]) -> float:
 
 # --- checks ------------------------------------------------------------------------------------------
 
+WRONG = "WRONG"
 BUSY = Scenario(name="U1 .90, ample cpu", machines=u1(), load=0.90)
 
 
@@ -242,7 +243,7 @@ def checks(seeds: Sequence[int], scenario: Scenario = BUSY) -> list[dict[str, An
             "check": f"{scenario.name}: all policies accept the same pods",
             "expected": "equal",
             "found": "equal" if same else "different",
-            "": "as it must be" if same else "WRONG",
+            "": "as it must be" if same else WRONG,
         }
     ]
     cluster = _cluster(scenario)
@@ -265,7 +266,7 @@ def _near(what: str, expected: float, values: Sequence[float], tolerance: float)
         "check": what,
         "expected": f"{expected:.4g}",
         "found": f"{mean:.4g} ± {half:.2g}",
-        "": "as it must be" if good else "WRONG",
+        "": "as it must be" if good else WRONG,
     }
 
 

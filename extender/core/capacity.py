@@ -1,8 +1,8 @@
 """How full the nodes are, kept incrementally, and the questions a decision asks of it.
 
-Free slices are kept as bit planes: plane b of a resource holds the nodes whose free count has bit b
-set. The sum over any set of nodes is then a handful of population counts, whatever the size of the
-cluster, and exact.
+Slices, free and in all, are kept as bit planes: plane b of a resource holds the nodes whose count has
+bit b set. The sum over any set of nodes is then a handful of population counts, whatever the size of
+the cluster, and exact.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -105,6 +105,9 @@ class Capacity:
         self._orphans: dict[str, Usage] = {}
         """Usage on nodes not seen yet: pods may arrive before their node."""
         self._planes: dict[str, list[Nodes]] = {}
+        """Of what is free."""
+        self._totals: dict[str, list[Nodes]] = {}
+        """Of what is allocatable."""
         self._queues: dict[str, _Queue] = {}
         self._offered: dict[Nodes, tuple[OfferSummary, ...]] = {}
         self._offered_version = 0
@@ -125,8 +128,9 @@ class Capacity:
         for offer in node.offers.values():
             by_offer = self.offers.setdefault(offer.resource, {})
             by_offer[offer] = by_offer.get(offer, 0) | bit
-        for resource in node.gpus:
+        for resource, count in node.gpus.items():
             self.present[resource] = self.present.get(resource, 0) | bit
+            _put(self._totals.setdefault(resource, []), bit, count)
             self._refresh(slot, node, resource)
         self.touched(node.name)
 
@@ -156,7 +160,8 @@ class Capacity:
             self.present[resource] &= ~bit
             if not self.present[resource]:
                 del self.present[resource]
-            self._planes[resource] = [plane & ~bit for plane in self._planes.get(resource, ())]
+            _put(self._totals[resource], bit, 0)
+            _put(self._planes[resource], bit, 0)
 
     def hold(self, holding: Holding) -> None:
         """A pod was bound to a node."""
@@ -189,12 +194,7 @@ class Capacity:
 
     def _refresh(self, slot: int, node: Node, resource: str) -> None:
         free = max(0, node.gpus[resource] - self._usage[slot].gpus.get(resource, 0))
-        planes = self._planes.setdefault(resource, [])
-        while len(planes) < free.bit_length():
-            planes.append(0)
-        bit = 1 << slot
-        for b, plane in enumerate(planes):
-            planes[b] = plane | bit if free >> b & 1 else plane & ~bit
+        _put(self._planes.setdefault(resource, []), 1 << slot, free)
 
     def wait(self, demand: Demand) -> None:
         """A pod waits for a node."""
@@ -240,10 +240,11 @@ class Capacity:
 
     def free(self, resource: str, nodes: Nodes) -> int:
         """Free units of a resource on a set of nodes, summed."""
-        found = 0
-        for b, plane in enumerate(self._planes.get(resource, ())):
-            found += (plane & nodes).bit_count() << b
-        return found
+        return _sum(self._planes.get(resource, ()), nodes)
+
+    def total(self, resource: str, nodes: Nodes) -> int:
+        """Allocatable units of a resource on a set of nodes, summed."""
+        return _sum(self._totals.get(resource, ()), nodes)
 
     def with_free(self, resource: str, nodes: Nodes) -> Nodes:
         """Those of the nodes that have at least one unit free."""
@@ -320,6 +321,21 @@ class Capacity:
                     small |= nodes
             found &= small
         return found
+
+
+def _put(planes: list[Nodes], bit: Nodes, count: int) -> None:
+    """Write one node's count into bit planes."""
+    while len(planes) < count.bit_length():
+        planes.append(0)
+    for b, plane in enumerate(planes):
+        planes[b] = plane | bit if count >> b & 1 else plane & ~bit
+
+
+def _sum(planes: Iterable[Nodes], nodes: Nodes) -> int:
+    found = 0
+    for b, plane in enumerate(planes):
+        found += (plane & nodes).bit_count() << b
+    return found
 
 
 _EMPTY = Usage()

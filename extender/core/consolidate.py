@@ -102,8 +102,7 @@ def spare(capacity: Capacity, option: Option, taken: int = 0) -> bool:
         option: the profile, on the nodes that are looked at.
         taken: slices that waiting pods and promises have a claim on.
     """
-    members = capacity.index.members(option.nodes)
-    total = sum(node.gpus.get(option.resource, 0) for node in members)
+    total = capacity.total(option.resource, option.nodes)
     return capacity.free(option.resource, option.nodes) - taken >= SPARE * total
 
 

@@ -143,6 +143,7 @@ def answers(capacity: Capacity, names: set[str], ask: Mapping[str, int], plain: 
     taken = {resource: capacity.waiting(resource, found, 0) for resource in ask}
     return {
         "free": {r: capacity.free(r, found) for r in RESOURCES},
+        "total": {r: capacity.total(r, found) for r in RESOURCES},
         "with free": {r: named(capacity, capacity.with_free(r, found)) for r in RESOURCES},
         "usage": {name: capacity.usage(name) for name in NAMES},
         "waiting": {(r, p): capacity.waiting(r, found, p) for r in RESOURCES for p in (0, 1)},
@@ -213,6 +214,7 @@ def test_what_is_free_is_what_counting_node_by_node_finds(
     found = mask(capacity, names)
     for resource in RESOURCES:
         assert capacity.free(resource, found) == sum(left(each, resource) for each in there)
+        assert capacity.total(resource, found) == sum(each.gpus.get(resource, 0) for each in there)
     for taken in (0, 2):
         roomy = [each for each in there if starts_on(each)]
         enough = all(
