@@ -24,7 +24,7 @@ from extender.cluster.state import State
 from extender.core.capacity import Holding
 from extender.core.pod import Ask
 from extender.core.policy import Policy
-from extender.scheduling.verbs import BadArgs, Scheduling
+from extender.scheduling.verbs import BadArgs, Scheduling, read_args
 
 SEED = 404_101
 CALLS, QUICK_CALLS = 1_000_000, 5_000
@@ -151,11 +151,29 @@ def ask(served: Scheduling, body: bytes, verb: str, seen: Seen) -> None:
         seen.raised.append(f"{verb} {body!r}: {error!r}")
     else:
         seen.answered += 1
-        if verb == "prioritize":
-            good = all(type(each["Score"]) is int and 1 <= each["Score"] <= 10 for each in answer)
-        else:
-            good = isinstance(answer["NodeNames"], list) and answer["Error"] == ""
-        seen.wrong += not good
+        asked = _texts(read_args(body).names)
+        seen.wrong += not (_ranks if verb == "prioritize" else _parts)(answer, asked)
+
+
+def _ranks(answer: Any, asked: set[str]) -> bool:
+    """Whether these are scores that a scheduler can take, each of a node it asked about, once."""
+    hosts = [each["Host"] for each in answer]
+    scores = [each["Score"] for each in answer]
+    sound = all(type(score) is int and 1 <= score <= 10 for score in scores)
+    return sound and len(set(hosts)) == len(hosts) and asked >= set(hosts)
+
+
+def _parts(answer: Any, asked: set[str]) -> bool:
+    """Whether every node asked about is passed or turned down, and no other."""
+    kept, refused = answer["NodeNames"], answer["FailedAndUnresolvableNodes"].keys()
+    if not isinstance(kept, list) or answer["Error"] or answer["FailedNodes"]:
+        return False
+    return not _texts(kept) & refused and _texts(kept) | refused == asked
+
+
+def _texts(names: list[Any]) -> set[str]:
+    """Names of nodes; what else was put among them is passed on, and counts for nothing."""
+    return {name for name in names if isinstance(name, str)}
 
 
 def memory(state: State) -> tuple[float, int]:
