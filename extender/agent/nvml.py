@@ -1,4 +1,4 @@
-"""NVML through nvidia-ml-py (module `pynvml`): the one place that knows it. It changes no setting.
+"""NVML through nvidia-ml-py (module `pynvml`). It changes no setting.
 
 Handles are asked for anew on each reading, because those of MIG devices go stale when a GPU is
 partitioned anew. A slice's memory is read between two readings of its uuid and dropped if they
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pynvml
 
 from extender.agent.hardware import Gpu, Hardware, Health, Slice
+from extender.agent.nvml_events import Events
 from extender.core.catalogue import product_of
 
 T = TypeVar("T")
@@ -40,7 +41,8 @@ class Nvml:
     """The GPUs of this node, by `libnvidia-ml.so.1`."""
 
     def __init__(self) -> None:
-        self._begun = False
+        self._begun = self._away = False
+        self._events = Events()
         self._known: dict[str, _Known] = {}
         self._identity: dict[int, Gpu] = {}
         """Who sat at each index while the driver runs: a lost card no longer says."""
@@ -52,15 +54,16 @@ class Nvml:
         except pynvml.NVMLError as error:
             if error.value not in _GONE:
                 return Hardware(problem=f"NVML: {error}")
-            self.close()
+            self._lose()
         try:
             return self._read()  # a driver that was only restarted answers at once
         except pynvml.NVMLError as error:
-            self.close()
+            self._lose()
             return Hardware(problem=f"NVML: {error}")
 
     def close(self) -> None:
         """Let the driver go, so that it can be unloaded."""
+        self._events.close()
         if self._begun:
             self._begun = False
             with suppress(pynvml.NVMLError):
@@ -68,15 +71,23 @@ class Nvml:
         self._known.clear()
         self._identity.clear()
 
+    def _lose(self) -> None:
+        self.close()
+        self._away = True
+
     def _read(self) -> Hardware:
         if not self._begun:
             pynvml.nvmlInit()
             self._begun = True
+        driver = _ask(pynvml.nvmlSystemGetDriverVersion)
         count = pynvml.nvmlDeviceGetCount()
+        # Once nothing but the loss of the driver can spoil the reading, and before slices are read.
+        xids = tuple(self._events.take())
         gpus = tuple(self._gpu(index) for index in range(count))
         present = {each.uuid for gpu in gpus for each in gpu.slices or ()}
         self._known = {uuid: known for uuid, known in self._known.items() if uuid in present}
-        return Hardware(gpus=gpus, driver=_ask(pynvml.nvmlSystemGetDriverVersion))
+        reloaded, self._away = self._away, False
+        return Hardware(gpus=gpus, driver=driver, xids=xids, reloaded=reloaded)
 
     def _gpu(self, index: int) -> Gpu:
         """One card. What is wrong with it does not keep the others from being read."""
@@ -89,6 +100,7 @@ class Nvml:
             memory = _memory(handle)
             gpu = replace(gpu, memory_mib=memory.total // MIB if memory is not None else None)
             self._identity[index] = gpu
+            gpu = replace(gpu, watched=self._events.watch(handle, gpu.uuid or ""))
             if not _is_mig(handle):
                 used_mib = memory.used // MIB if memory is not None else None
                 return replace(gpu, mig=False, used_mib=used_mib, slices=())

@@ -253,6 +253,7 @@ def test_a_gpu_cut_anew_at_any_call_of_a_reading_never_mixes_two_slices(
         stub.set_up_after(calls, new, neighbour, now=[old, neighbour], options=options)
 
         first, second = gpus(fresh.read())
+        fresh.close()
 
         for gpu in (first, second):
             for each in gpu.slices or ():

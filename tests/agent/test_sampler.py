@@ -198,6 +198,70 @@ async def test_a_lost_gpu_is_told_by_its_index_and_its_slices_are_unknown(
     assert status["summary"] == {"gpus": 2, "slices": "?/?"}
 
 
+async def test_an_xid_makes_the_card_and_the_slice_that_it_names_ill_and_pods_are_told_as_ever(
+    stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet
+) -> None:
+    cut, whole = partitioned(A100, [("3g.40gb", 0), ("3g.40gb", 4)]), FakeGpu()
+    stub.set_up(cut, whole)
+    kubelet.holders = {"llm": [cut.slices[0].uuid]}
+    well = await sample(sampler, clock, 2)
+    assert [gpu["xids"] for gpu in well["gpus"]] == [[], []]
+    stub.set_up(replace(cut, xids=((94, 1, 0), (31, 2, 0))), replace(whole, xids=((13,),)))
+
+    status = await sample(sampler, clock, 3)
+
+    first, second = status["gpus"]
+    heard = [{"code": 94, "time": "2027-01-15T08:00:10Z"}]
+    assert (first["health"], first["xids"]) == ("XidError", heard)
+    assert [each.get("xids") for each in first["slices"]] == [heard, None]
+    assert (second["health"], second["xids"]) == ("Healthy", [])
+    assert condition(status, "Hardware") == ("False", "XidError")
+    assert status["conditions"][0]["message"] == "GPU 0 is XidError (XID 94)"
+    assert [each["pod"] for each in holders(status)[cut.slices[0].uuid]] == ["llm"]
+    assert status["summary"]["slices"] == "1/2"
+
+
+async def test_a_lost_gpu_keeps_being_lost_and_tells_the_xid_that_it_was_lost_with(
+    stub: Stub, sampler: Sampler, clock: Clock
+) -> None:
+    card = FakeGpu()
+    stub.set_up(card)
+    await sample(sampler, clock)
+    stub.set_up(replace(card, fault=15, xids=((79,),)))
+
+    status = await sample(sampler, clock)
+
+    assert condition(status, "Hardware") == ("False", "Lost")
+    assert status["conditions"][0]["message"] == "GPU 0 is Lost (XID 79)"
+
+
+async def test_a_card_whose_driver_tells_of_no_xids_is_not_said_to_have_had_none(
+    stub: Stub, sampler: Sampler, clock: Clock
+) -> None:
+    stub.set_up(FakeGpu(), options=["fail nvmlEventSetCreate 3"])
+
+    [gpu] = (await sample(sampler, clock))["gpus"]
+
+    assert gpu["health"] == "Healthy"
+    assert "xids" not in gpu
+
+
+async def test_an_xid_holds_until_the_driver_is_loaded_anew(
+    stub: Stub, sampler: Sampler, clock: Clock
+) -> None:
+    card = FakeGpu()
+    stub.set_up(card)
+    await sample(sampler, clock)
+    stub.set_up(replace(card, xids=((48,),)))
+    assert (await sample(sampler, clock, 100))["gpus"][0]["health"] == "XidError"
+    stub.set_up(card, options=["epoch 1"])
+
+    status = await sample(sampler, clock)
+
+    assert (status["gpus"][0]["health"], status["gpus"][0]["xids"]) == ("Healthy", [])
+    assert condition(status, "Hardware") == ("True", "Read")
+
+
 async def test_pods_on_the_neighbour_keep_their_own_peaks_while_a_gpu_is_cut_anew(
     stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet
 ) -> None:
@@ -280,7 +344,8 @@ async def test_a_simulated_day_leaves_no_more_memory_in_use_than_its_first_hours
                 uuids = [*(each.uuid for each in cut.slices), whole.uuid]
                 kubelet.holders = dict(zip(pods, ([uuid] for uuid in uuids), strict=True))
                 whole = replace(whole, used_mib=rng.randrange(80_000))
-                stub.set_up(cut, whole)
+                xids = tuple((rng.randrange(200), n % 2 + 1, 0) for _ in range(3))
+                stub.set_up(replace(cut, xids=xids), whole)
             kubelet.silent = n % 50 == 49
             store.away = n in range(50, 55)
             await sample(sampler, clock)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from extender.agent.hardware import Gpu, Hardware
+from extender.agent.hardware import Gpu, Hardware, Xid
 from extender.agent.metrics import AgentMetrics
 from extender.agent.sampler import Sampler
 from extender.agent.writer import TAKE_OVER_S, Pace, Writer
@@ -23,13 +23,20 @@ class Node:
     def __init__(self) -> None:
         self.clock, self.kubelet = Clock(), SayingKubelet()
         self.store = KeepingStore(self.clock)
-        self.used_mib = 500
+        self.used_mib, self.booted_s = 500, 0.0
+        self.xids: tuple[Xid, ...] = ()
         self.start()
 
     def start(self) -> None:
         """Begin as a new process does."""
         self.sampler = Sampler(
-            self, self.kubelet, version="0", clock=self.clock, wall=self.clock, nvml_s=30
+            self,
+            self.kubelet,
+            version="0",
+            clock=self.clock,
+            wall=self.clock,
+            booted_s=self.booted_s,
+            nvml_s=30,
         )
         metrics = AgentMetrics()
         self.writer = Writer(
@@ -46,7 +53,8 @@ class Node:
         card = Gpu(
             **{name: getattr(CARD, name) for name in CARD.__slots__} | {"used_mib": self.used_mib}
         )
-        return Hardware(gpus=(card,))
+        xids, self.xids = self.xids, ()
+        return Hardware(gpus=(card,), xids=xids)
 
     def close(self) -> None: ...
 
@@ -60,8 +68,12 @@ class Node:
     def written_at(self) -> list[float]:
         return [at for at, _ in self.store.written]
 
+    def card(self) -> dict[str, Any]:
+        [gpu] = self.store.written[-1][1]["gpus"]
+        return dict(gpu)
+
     def holder(self) -> dict[str, Any]:
-        [held] = self.store.written[-1][1]["gpus"][0]["holders"]
+        [held] = self.card()["holders"]
         return dict(held)
 
 
@@ -178,6 +190,27 @@ async def test_peaks_of_long_ago_may_be_of_another_pod_of_that_name_and_are_not_
     await node.live(120)
 
     assert node.holder()["peakMiB"] == 900
+
+
+async def test_an_xid_is_written_at_once_and_a_restart_of_the_agent_does_not_mend_the_card(
+    node: Node,
+) -> None:
+    await node.live(60)
+    since = node.clock.now_s
+    node.xids = (Xid(48, "GPU-0"),)
+    await node.live(10)
+    assert node.card()["health"] == "XidError"
+    before = node.card()["xids"]
+    assert node.written_at[-1] - since <= 10
+
+    node.start()
+    await node.live(60)
+    assert (node.card()["health"], node.card()["xids"]) == ("XidError", before)
+
+    node.booted_s = node.clock.now_s  # of the whole node it does
+    node.start()
+    await node.live(60)
+    assert node.card()["health"] == "Healthy"
 
 
 async def test_nothing_is_written_before_it_is_known_what_there_was(node: Node) -> None:
