@@ -88,7 +88,7 @@ static int initialized;
 
 /* Event sets, each with what happened on the GPUs it was told to watch and was not fetched yet. */
 typedef struct {
-    int used, watched[MOST_GPUS], count;
+    int used, watched[MOST_GPUS], count, spoiled;
     nvmlEventData_t events[MOST_EVENTS];
 } set_t;
 static set_t sets[MOST_SETS];
@@ -364,7 +364,9 @@ nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long ty
     return SUCCESS;
 }
 nvmlReturn_t nvmlEventSetWait_v2(set_t *set, nvmlEventData_t *event, unsigned timeout_ms) {
-    ENTER();
+    nvmlReturn_t code = begin(__func__);
+    if (code) set->spoiled = code; /* and stays so */
+    if (set->spoiled) return set->spoiled;
     if (timeout_ms == 0) pause(); /* as bindings of NVIDIA's say: without end */
     if (set->count == 0) return TIMEOUT;
     *event = set->events[0];
