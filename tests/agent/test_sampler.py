@@ -262,19 +262,26 @@ async def test_an_xid_holds_until_the_driver_is_loaded_anew(
     assert condition(status, "Hardware") == ("True", "Read")
 
 
+@pytest.mark.parametrize("google", [False, True], ids=["by-uuid", "by-instance-as-google-does"])
 async def test_pods_on_the_neighbour_keep_their_own_peaks_while_a_gpu_is_cut_anew(
-    stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet
+    stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet, *, google: bool
 ) -> None:
     """At every call of a reading, and with new pods on the new slices at once."""
+
+    def ids(gpu: int, card: FakeGpu) -> list[list[str]]:
+        # Ids of instances count from 1 on each card, so new slices have those of old ones.
+        every = [f"nvidia{gpu}/gi{n}" for n in range(1, len(card.slices) + 1)]
+        return [[id_] for id_ in (every if google else (each.uuid for each in card.slices))]
+
     neighbour = FakeGpu(slices=[FakeSlice("4g.40gb", 0, 20_000), FakeSlice("3g.40gb", 4, 30_000)])
     left, right = (each.uuid for each in neighbour.slices)
     seen = 0
-    for calls in range(0, 120, 3):
+    for calls in range(120):
         old = FakeGpu(slices=[FakeSlice("3g.40gb", 0, 3000), FakeSlice("3g.40gb", 4, 3004)])
         new = replace(old, slices=[FakeSlice("2g.20gb", n, 5000 + n) for n in (0, 2, 4)])
-        stays = {"left": [left], "right": [right]}
-        before = {f"old-{s.start}": [s.uuid] for s in old.slices}
-        after = {f"new-{s.start}": [s.uuid] for s in new.slices}
+        stays = dict(zip(("left", "right"), ids(1, neighbour), strict=True))
+        before = dict(zip(("old-0", "old-4"), ids(0, old), strict=True))
+        after = dict(zip(("new-0", "new-2", "new-4"), ids(0, new), strict=True))
         stub.set_up(old, neighbour)
         kubelet.holders = stays | before
         await sample(sampler, clock, 2)
@@ -291,7 +298,7 @@ async def test_pods_on_the_neighbour_keep_their_own_peaks_while_a_gpu_is_cut_ane
                 seen += uuid not in (left, right) and bool(peaks)
         assert [pod["peakMiB"] for pod in holders(status)[left]] == [20_000]
         assert [pod["peakMiB"] for pod in holders(status)[right]] == [30_000]
-    assert seen > 50
+    assert seen > 300
 
 
 async def test_a_driver_that_hangs_is_told_and_its_late_answer_is_nobodys_sample(
