@@ -79,6 +79,8 @@ class Held:
     """uuid -> containers that hold it; a device not in here is held by nobody."""
     unplaced: int = 0
     """Devices that are held, though nobody can say which they are: claims, ids of unknown form."""
+    unread: frozenset[tuple[str, str, str]] = frozenset()
+    """(uuid, namespace, pod) of devices that are held and could not be read just now."""
     gone: frozenset[str] = frozenset()
     """Ids that the kubelet still counts with, of GPUs and slices that are no more."""
     allocatable: frozenset[str] | None = None
@@ -93,6 +95,7 @@ def held(assignments: Assignments, devices: Devices) -> Held:
     """Bring together what the kubelet says and what NVML says."""
     found: dict[str, set[Holder]] = {}
     unknown: set[str] = set()
+    unread: set[tuple[str, str, str]] = set()
     unplaced = assignments.claims
     for each in assignments.assigned:
         uuid = devices.uuid_of(each.device)
@@ -100,6 +103,8 @@ def held(assignments: Assignments, devices: Devices) -> Held:
             found.setdefault(uuid, set()).add(each.holder)
         elif each.device.startswith(_NVIDIA):
             unknown.add(each.device)
+            plain, holder = each.device.partition("::")[0], each.holder
+            unread.add((plain, holder.namespace, holder.pod))
         else:
             unplaced += 1
     allocatable = assignments.allocatable
@@ -108,6 +113,7 @@ def held(assignments: Assignments, devices: Devices) -> Held:
     return Held(
         by_device={uuid: frozenset(holders) for uuid, holders in found.items()},
         unplaced=unplaced,
+        unread=frozenset() if devices.complete else frozenset(unread),
         gone=frozenset(unknown) if devices.complete else frozenset(),
         allocatable=None if allocatable is None else frozenset(filter(None, named.values())),
     )

@@ -92,10 +92,11 @@ class Peaks:
             after: the same after it.
             now_s: Unix time.
         """
-        if after is None:
-            self._silent_at_s = now_s
+        if after is None or (after.unplaced and not devices.complete):
+            self._silent_at_s = now_s  # those that cannot be placed may be on what cannot be read
             return
         present = {(uuid, *pod) for uuid in after.by_device for pod in after.pods(uuid)}
+        present |= after.unread
         if self._silent_at_s is None or now_s - self._silent_at_s > SETTLE_S:
             self._silent_at_s = None
             self._tracks = {k: track for k, track in self._tracks.items() if k in present}

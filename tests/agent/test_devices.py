@@ -82,7 +82,7 @@ def test_slices_that_the_kubelet_counts_with_and_nvml_does_not_know_are_gone() -
 
     assert found.gone == {"MIG-old", "MIG-older"}
     assert found.allocatable == frozenset({"MIG-1", "GPU-a"})
-    assert found.unplaced == 0
+    assert (found.unplaced, found.unread) == (0, frozenset())
 
 
 def test_nothing_is_gone_while_some_gpu_could_not_be_read() -> None:
@@ -90,7 +90,10 @@ def test_nothing_is_gone_while_some_gpu_could_not_be_read() -> None:
     unread = replace(HARDWARE.gpus[1], slices=None)
     devices = Devices(Hardware(gpus=(HARDWARE.gpus[0], unread)))
 
-    assert held(Assignments((assigned("a", "MIG-1"),)), devices).gone == frozenset()
+    found = held(Assignments((assigned("a", "MIG-1::0"), assigned("b", "GPU-a"))), devices)
+
+    assert found.gone == frozenset()
+    assert found.unread == {("MIG-1", "ml", "a")}
 
 
 def test_a_kubelet_that_does_not_say_what_is_allocatable_has_said_nothing() -> None:

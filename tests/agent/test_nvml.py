@@ -246,7 +246,9 @@ def test_slices_that_were_made_anew_are_others_and_keep_nothing(stub: Stub, nvml
     ]
 
 
-def test_a_card_that_leaves_mig_mode_while_running_is_whole(stub: Stub, nvml: Nvml) -> None:
+def test_a_card_that_leaves_mig_mode_while_running_is_whole_and_one_that_enters_it_is_not(
+    stub: Stub, nvml: Nvml
+) -> None:
     card = partitioned(A100, [("1g.10gb", 0)])
     stub.set_up(card)
     nvml.read()
@@ -255,6 +257,9 @@ def test_a_card_that_leaves_mig_mode_while_running_is_whole(stub: Stub, nvml: Nv
     [gpu] = gpus(nvml.read())
 
     assert (gpu.mig, gpu.slices, gpu.used_mib) == (False, (), 9)
+    stub.set_up(replace(card, slices=[], mig=True, used_mib=9))
+    [gpu] = gpus(nvml.read())
+    assert (gpu.mig, gpu.slices, gpu.used_mib) == (True, (), None)
 
 
 @pytest.mark.parametrize("stale", [False, True], ids=["handles-live-on", "handles-rot"])

@@ -334,6 +334,46 @@ async def test_a_driver_that_hangs_is_told_and_its_late_answer_is_nobodys_sample
     sampler.close()
 
 
+@pytest.mark.parametrize(
+    "unread",
+    [
+        ["epoch 1", "init 9"],
+        ["fail nvmlDeviceGetCount_v2 999"],
+        ["fail nvmlDeviceGetMigDeviceHandleByIndex 2"],
+        ["fail nvmlDeviceGetMaxMigDeviceCount 15"],
+    ],
+    ids=["driver-away", "no-answer", "slices-unread", "card-lost"],
+)
+@pytest.mark.parametrize("google", [False, True], ids=["by-uuid", "by-instance-as-google-does"])
+async def test_what_cannot_be_read_for_a_while_costs_no_peak_of_a_pod_that_stays(
+    stub: Stub,
+    sampler: Sampler,
+    clock: Clock,
+    kubelet: SayingKubelet,
+    unread: list[str],
+    *,
+    google: bool,
+) -> None:
+    cut = FakeGpu(slices=[FakeSlice("3g.40gb", 0, 30_000), FakeSlice("3g.40gb", 4, 20_000)])
+    stays, goes = ["nvidia0/gi1", "nvidia0/gi2"] if google else [s.uuid for s in cut.slices]
+    stub.set_up(cut)
+    kubelet.holders = {"stays": [stays], "goes": [goes]}
+    await sample(sampler, clock, 2)
+    stub.set_up(cut, options=unread)
+    await sample(sampler, clock, 10)
+    kubelet.holders = {"stays": [stays]}
+    await sample(sampler, clock, 10)
+    small = replace(cut, slices=[replace(each, used_mib=500) for each in cut.slices])
+    stub.set_up(small, options=["epoch 2"])
+
+    status = await sample(sampler, clock, 10)
+
+    told = holders(status)
+    assert [pod["peakMiB"] for pod in told[cut.slices[0].uuid]] == [30_000]
+    assert told[cut.slices[1].uuid] == []
+    assert len(sampler.peaks) == 1
+
+
 async def test_a_simulated_day_leaves_no_more_memory_in_use_than_its_first_hours(
     stub: Stub, clock: Clock, kubelet: SayingKubelet
 ) -> None:
