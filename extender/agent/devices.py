@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from extender.agent.assignments import Assignments, Holder
 from extender.agent.hardware import Hardware
 
+Key = tuple[str, str, str]
+"""(uuid of the device, namespace, pod)."""
+
 _GOOGLE = re.compile(r"nvidia([0-9]+)(?:/gi([0-9]+))?(?:/vgpu[0-9]+)?")
 _NVIDIA = ("GPU-", "MIG-")
 _OLD_MIG = re.compile(r"MIG-(GPU-[^/]+)/([0-9]+)/([0-9]+)")
@@ -79,8 +82,8 @@ class Held:
     """uuid -> containers that hold it; a device not in here is held by nobody."""
     unplaced: int = 0
     """Devices that are held, though nobody can say which they are: claims, ids of unknown form."""
-    unread: frozenset[tuple[str, str, str]] = frozenset()
-    """(uuid, namespace, pod) of devices that are held and could not be read just now."""
+    unread: frozenset[Key] = frozenset()
+    """Devices that are held and could not be read just now."""
     gone: frozenset[str] = frozenset()
     """Ids that the kubelet still counts with, of GPUs and slices that are no more."""
     allocatable: frozenset[str] | None = None
@@ -95,7 +98,7 @@ def held(assignments: Assignments, devices: Devices) -> Held:
     """Bring together what the kubelet says and what NVML says."""
     found: dict[str, set[Holder]] = {}
     unknown: set[str] = set()
-    unread: set[tuple[str, str, str]] = set()
+    unread: set[Key] = set()
     unplaced = assignments.claims
     for each in assignments.assigned:
         uuid = devices.uuid_of(each.device)

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from extender.agent.devices import Key
 from extender.agent.faults import Fault
-from extender.agent.peaks import Key, Observed
+from extender.agent.peaks import Observed
 from extender.agent.status import Json
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from extender.agent.devices import Devices, Held
+from extender.agent.devices import Devices, Held, Key
 
 WINDOW = 12
 """Samples that must agree to make a plateau: a minute at one every 5 s."""
@@ -20,9 +20,6 @@ SHARES = ((0.73, 0.80), (0.84, 1.0))
 TensorRT-LLM and TensorFlow about 0.9 of what they find, or all of it; with what CUDA itself takes."""
 SETTLE_S = 30.0
 """A kubelet that has just started tells of no pods for a while, though they run on."""
-
-Key = tuple[str, str, str]
-"""(uuid of the device, namespace, pod)."""
 
 
 @dataclass(frozen=True, slots=True)

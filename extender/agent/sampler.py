@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-import structlog
-
 from extender.agent.assignments import Assignments, Unknown
 from extender.agent.devices import Devices, Held, held
 from extender.agent.earlier import Earlier
@@ -17,9 +15,8 @@ from extender.agent.faults import Faults
 from extender.agent.hardware import Hardware, Reader
 from extender.agent.metrics import AgentMetrics
 from extender.agent.peaks import Peaks
+from extender.agent.said import Said
 from extender.agent.status import Json, Seen, status
-
-log = structlog.get_logger(__name__)
 
 NVML_S = 30.0
 """How long a reading may take until the driver counts as hung."""
@@ -67,7 +64,7 @@ class Sampler:
         self._reading: asyncio.Future[Hardware] | None = None
         self._said = Said()
         self._seen: Seen | None = None
-        self.peaks, self.faults = Peaks(), Faults()
+        self.peaks, self._faults = Peaks(), Faults()
         self.latest: Json = {}
         """The status as of the last sample."""
         self.sampled_at_s = clock()
@@ -81,10 +78,10 @@ class Sampler:
         # Where the hardware is not known no device has holders either: so what a hung reading tells
         # at last, of a time when others may have held the device, is nobody's sample.
         self.peaks.take(devices, self._before, after, self._wall())
-        self.faults.take(hardware, self._wall())
+        self._faults.take(hardware, self._wall())
         self._before = after
         silence = answer if isinstance(answer, Unknown) else None
-        self._seen = Seen(hardware, after, silence, self.peaks, self.faults)
+        self._seen = Seen(hardware, after, silence, self.peaks, self._faults)
         self._render()
         self.sampled_at_s = self._clock()
         self._metrics.sampled(self.latest)
@@ -94,7 +91,7 @@ class Sampler:
     def take_over(self, earlier: Earlier) -> None:
         """Go on with what an earlier run saw."""
         self.peaks.restore(earlier.peaks, self._wall())
-        self.faults.restore(earlier.faults, self._booted_s)
+        self._faults.restore(earlier.faults, self._booted_s)
         self._render()
 
     def _render(self) -> None:
@@ -134,19 +131,3 @@ def _on_a_thread(read: Callable[[], Hardware]) -> asyncio.Future[Hardware]:
 
     threading.Thread(target=run, name="nvml", daemon=True).start()
     return done
-
-
-class Said:
-    """Logs a problem when it comes and when it goes, and not in between."""
-
-    def __init__(self) -> None:
-        self._problems: dict[str, str] = {}
-
-    def about(self, source: str, problem: str) -> None:
-        """This is how it is with a source now; empty: fine."""
-        before = self._problems.get(source, "")
-        if problem and problem != before:
-            log.warning("unavailable", source=source, error=problem)
-        elif before and not problem:
-            log.info("restored", source=source)
-        self._problems[source] = problem

@@ -15,11 +15,11 @@ from extender.agent.faults import Fault, Faults
 from extender.agent.hardware import Gpu, Hardware, Health, Slice
 from extender.agent.peaks import Observed, Peaks
 from extender.core.catalogue import product_of
+from extender.core.observed import Peak
+from extender.core.quantity import MIB
 
 Json = dict[str, Any]
 
-MARGIN_PERCENT = 25
-"""What is added to an observed peak before it is compared with a slice."""
 MOST_GONE = 64
 """Ids listed of devices that are no more."""
 MOST_HOLDERS, MOST_CONTAINERS = 256, 64
@@ -177,14 +177,15 @@ def hollow(gpu: Json) -> bool:
     """Whether a whole GPU is held by one pod whose observed peak, with a margin, fits a slice."""
     holders = gpu.get("holders") or []
     product = product_of(gpu.get("product", ""), gpu.get("memoryMiB"))
-    if len(holders) != 1 or product is None or holders[0].get("preallocates"):
+    if len(holders) != 1 or product is None or "peakMiB" not in holders[0]:
         return False
-    peak_mib = holders[0].get("peakMiB")
-    if peak_mib is None:
+    [holder] = holders
+    seen = Peak(holder["peakMiB"], pods=1, preallocates=holder.get("preallocates", False))
+    footprint_bytes = seen.footprint_bytes()
+    if footprint_bytes is None:
         return False
     sizes = (p.fallback_mib for p in product.profiles if p.memory_slices < product.memory_slices)
-    need = peak_mib * (100 + MARGIN_PERCENT) / 100
-    return any(mib is not None and mib >= need for mib in sizes)
+    return any(mib is not None and mib * MIB >= footprint_bytes for mib in sizes)
 
 
 def _conditions(

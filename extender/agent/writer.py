@@ -11,7 +11,8 @@ from typing import Any, NoReturn, Protocol
 from extender.agent.apiserver import ApiServerError
 from extender.agent.earlier import earlier
 from extender.agent.metrics import AgentMetrics
-from extender.agent.sampler import Said, Sampler
+from extender.agent.said import Said
+from extender.agent.sampler import Sampler
 from extender.agent.status import Json, differs
 
 TAKE_OVER_S = 600.0

@@ -10,7 +10,6 @@ from extender.agent.assignments import Assigned, Assignments, Holder
 from extender.agent.devices import Devices, held
 from extender.agent.hardware import Gpu, Hardware, Slice
 
-SLICE = "nvidia.com/mig-3g.40gb"
 HARDWARE = Hardware(
     gpus=(
         Gpu(index=0, uuid="GPU-a", memory_mib=81920, used_mib=900, mig=False),
@@ -25,7 +24,7 @@ HARDWARE = Hardware(
 
 
 def assigned(pod: str, device: str, container: str = "main") -> Assigned:
-    return Assigned(Holder("ml", pod, container), SLICE, device)
+    return Assigned(Holder("ml", pod, container), device)
 
 
 @pytest.mark.parametrize(
