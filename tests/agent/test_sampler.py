@@ -386,7 +386,9 @@ async def test_a_simulated_day_leaves_no_more_memory_in_use_than_its_first_hours
     for hour in range(24):
         cut, whole = partitioned(A100, layouts[hour % 2]), FakeGpu()
         for n in range(60):
-            if n % 2 == 0:  # every two minutes other pods, and other amounts
+            if n % 2 == 0:  # every two minutes other slices, other pods, and other amounts
+                anew = [FakeSlice(each.profile, each.start) for each in cut.slices]
+                cut = replace(cut, slices=anew)
                 pods = [f"pod-{hour}-{n}-{k}" for k in range(3)]
                 uuids = [*(each.uuid for each in cut.slices), whole.uuid]
                 kubelet.holders = dict(zip(pods, ([uuid] for uuid in uuids), strict=True))
