@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from extender.agent.hardware import Gpu, Hardware, Xid
 from extender.agent.metrics import AgentMetrics
 from extender.agent.sampler import Sampler
-from extender.agent.writer import TAKE_OVER_S, Pace, Writer
+from extender.agent.writer import TAKE_OVER_S, Pace, Writer, run
 from tests.agent.fakes import Clock, KeepingStore, SayingKubelet
 
 CARD = Gpu(index=0, uuid="GPU-0", product="NVIDIA A100-SXM4-80GB", memory_mib=81920, mig=False)
@@ -226,3 +227,47 @@ async def test_nothing_is_written_before_it_is_known_what_there_was(node: Node) 
     await node.live(200)
 
     assert node.holder()["peakMiB"] == 9600
+
+
+FAST = Pace(sample_s=0.001)
+
+
+async def test_an_api_server_that_does_not_answer_holds_up_no_sample_and_no_end(node: Node) -> None:
+    looks, stop = 0, asyncio.Event()
+    read = node.read
+
+    def counted() -> Hardware:
+        nonlocal looks
+        looks += 1
+        if looks == 20:
+            loop.call_soon_threadsafe(stop.set)
+        return read()
+
+    async def never(status: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    loop = asyncio.get_running_loop()
+    node.read, node.store.write = counted, never  # type: ignore[method-assign]
+
+    await asyncio.wait_for(run(node.sampler, node.writer, FAST, stop), 30)
+
+    assert looks >= 20
+
+
+@pytest.mark.parametrize("where", ["reader", "store"])
+async def test_a_defect_ends_the_process_since_its_restart_is_seen_and_its_silence_is_not(
+    node: Node, where: str
+) -> None:
+    def unread() -> Hardware:
+        raise LookupError("a defect")
+
+    async def unwritten(status: dict[str, Any]) -> None:
+        raise LookupError("a defect")
+
+    if where == "reader":
+        node.read = unread  # type: ignore[method-assign]
+    else:
+        node.store.write = unwritten  # type: ignore[method-assign]
+
+    with pytest.raises(LookupError, match="a defect"):
+        await asyncio.wait_for(run(node.sampler, node.writer, FAST, asyncio.Event()), 30)
