@@ -49,4 +49,4 @@ def stub(
     monkeypatch.setenv("NVML_STUB_FILE", str(made.path))
     made.set_up()
     yield made
-    loaded_stub.nvmlShutdown()
+    loaded_stub.stub_reset()

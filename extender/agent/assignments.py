@@ -23,7 +23,6 @@ class Assigned:
     """One device of one container. The same device may be given to several."""
 
     holder: Holder
-    resource: str
     device: str
     """The id as the device plugin made it up; see `devices.py`."""
 

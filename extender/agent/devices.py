@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from extender.agent.assignments import Assignments, Holder
 from extender.agent.hardware import Hardware
 
+Key = tuple[str, str, str]
+"""(uuid of the device, namespace, pod)."""
+
 _GOOGLE = re.compile(r"nvidia([0-9]+)(?:/gi([0-9]+))?(?:/vgpu[0-9]+)?")
 _NVIDIA = ("GPU-", "MIG-")
 _OLD_MIG = re.compile(r"MIG-(GPU-[^/]+)/([0-9]+)/([0-9]+)")
@@ -79,6 +82,8 @@ class Held:
     """uuid -> containers that hold it; a device not in here is held by nobody."""
     unplaced: int = 0
     """Devices that are held, though nobody can say which they are: claims, ids of unknown form."""
+    unread: frozenset[Key] = frozenset()
+    """Devices that are held and could not be read just now."""
     gone: frozenset[str] = frozenset()
     """Ids that the kubelet still counts with, of GPUs and slices that are no more."""
     allocatable: frozenset[str] | None = None
@@ -93,6 +98,7 @@ def held(assignments: Assignments, devices: Devices) -> Held:
     """Bring together what the kubelet says and what NVML says."""
     found: dict[str, set[Holder]] = {}
     unknown: set[str] = set()
+    unread: set[Key] = set()
     unplaced = assignments.claims
     for each in assignments.assigned:
         uuid = devices.uuid_of(each.device)
@@ -100,6 +106,8 @@ def held(assignments: Assignments, devices: Devices) -> Held:
             found.setdefault(uuid, set()).add(each.holder)
         elif each.device.startswith(_NVIDIA):
             unknown.add(each.device)
+            plain, holder = each.device.partition("::")[0], each.holder
+            unread.add((plain, holder.namespace, holder.pod))
         else:
             unplaced += 1
     allocatable = assignments.allocatable
@@ -108,6 +116,7 @@ def held(assignments: Assignments, devices: Devices) -> Held:
     return Held(
         by_device={uuid: frozenset(holders) for uuid, holders in found.items()},
         unplaced=unplaced,
+        unread=frozenset() if devices.complete else frozenset(unread),
         gone=frozenset(unknown) if devices.complete else frozenset(),
         allocatable=None if allocatable is None else frozenset(filter(None, named.values())),
     )

@@ -14,6 +14,20 @@ class Health(StrEnum):
     RESET_REQUIRED = "ResetRequired"
     UNREADABLE = "Unreadable"
     """It answers with another error."""
+    XID_ERROR = "XidError"
+    """It answers, and the driver has told of an XID that is no program's own fault; see `faults.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Xid:
+    """An error that the driver has told of: https://docs.nvidia.com/deploy/xid-errors/."""
+
+    code: int
+    gpu: str
+    """uuid of the card."""
+    gpu_instance: int | None = None
+    """None: it is of the whole card, or that is not told."""
+    compute_instance: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +66,8 @@ class Gpu:
     health: Health = Health.HEALTHY
     slices: tuple[Slice, ...] | None = ()
     """In order of their first memory slice; None: not all of them could be read."""
+    watched: bool = False
+    """Whether its driver tells of XIDs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +78,10 @@ class Hardware:
     driver: str | None = None
     problem: str = ""
     """Why nothing is known of the GPUs, in one line."""
+    xids: tuple[Xid, ...] = ()
+    """What has happened since the last reading."""
+    reloaded: bool = False
+    """The driver was loaded anew since the last reading: what was wrong before is over."""
 
 
 class Reader(Protocol):

@@ -108,7 +108,7 @@ def _read(listed: wire.ListResponse, allocatable: frozenset[str] | None) -> Assi
         for container in pod.containers:
             for devices in _ours(container.devices):
                 holder = Holder(pod.namespace, pod.name, container.name)
-                assigned += [Assigned(holder, devices.resource, id_) for id_ in devices.ids]
+                assigned += [Assigned(holder, id_) for id_ in devices.ids]
             for claim in container.claims:
                 claims += sum(each.driver == DRA_DRIVER for each in claim.devices)
     return Assignments(tuple(assigned), claims, allocatable)

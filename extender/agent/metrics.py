@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
-MIB = 1 << 20
+from extender.core.quantity import MIB
 
 
 class AgentMetrics:

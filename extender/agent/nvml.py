@@ -1,4 +1,4 @@
-"""NVML through nvidia-ml-py (module `pynvml`): the one place that knows it. It changes no setting.
+"""NVML through nvidia-ml-py (module `pynvml`). It changes no setting.
 
 Handles are asked for anew on each reading, because those of MIG devices go stale when a GPU is
 partitioned anew. A slice's memory is read between two readings of its uuid and dropped if they
@@ -8,16 +8,17 @@ differ, so what one slice uses is never taken for what another does.
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pynvml
 
 from extender.agent.hardware import Gpu, Hardware, Health, Slice
+from extender.agent.nvml_events import Events
 from extender.core.catalogue import product_of
+from extender.core.quantity import MIB
 
 T = TypeVar("T")
-MIB = 1 << 20
 
 _MIG_NAME = re.compile(r"\bMIG ((?:[0-9]+c\.)?[0-9]+g\.[0-9]+gb\S*)$")
 _GONE = frozenset({pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED})
@@ -28,20 +29,14 @@ _HEALTH = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What does not change of a slice while it has its uuid."""
-
-    gpu: str
-    slice: Slice
-
-
 class Nvml:
     """The GPUs of this node, by `libnvidia-ml.so.1`."""
 
     def __init__(self) -> None:
-        self._begun = False
-        self._known: dict[str, _Known] = {}
+        self._begun = self._away = False
+        self._events = Events()
+        self._known: dict[str, Slice] = {}
+        """By uuid, what does not change of a slice as long as it has that."""
         self._identity: dict[int, Gpu] = {}
         """Who sat at each index while the driver runs: a lost card no longer says."""
 
@@ -52,15 +47,16 @@ class Nvml:
         except pynvml.NVMLError as error:
             if error.value not in _GONE:
                 return Hardware(problem=f"NVML: {error}")
-            self.close()
+            self._lose()
         try:
             return self._read()  # a driver that was only restarted answers at once
         except pynvml.NVMLError as error:
-            self.close()
+            self._lose()
             return Hardware(problem=f"NVML: {error}")
 
     def close(self) -> None:
         """Let the driver go, so that it can be unloaded."""
+        self._events.close()
         if self._begun:
             self._begun = False
             with suppress(pynvml.NVMLError):
@@ -68,27 +64,37 @@ class Nvml:
         self._known.clear()
         self._identity.clear()
 
+    def _lose(self) -> None:
+        self.close()
+        self._away = True
+
     def _read(self) -> Hardware:
         if not self._begun:
             pynvml.nvmlInit()
             self._begun = True
+        driver = _ask(pynvml.nvmlSystemGetDriverVersion)
         count = pynvml.nvmlDeviceGetCount()
+        # Once nothing but the loss of the driver can spoil the reading, and before slices are read.
+        xids = tuple(self._events.take())
         gpus = tuple(self._gpu(index) for index in range(count))
         present = {each.uuid for gpu in gpus for each in gpu.slices or ()}
         self._known = {uuid: known for uuid, known in self._known.items() if uuid in present}
-        return Hardware(gpus=gpus, driver=_ask(pynvml.nvmlSystemGetDriverVersion))
+        reloaded, self._away = self._away, False
+        return Hardware(gpus=gpus, driver=driver, xids=xids, reloaded=reloaded)
 
     def _gpu(self, index: int) -> Gpu:
         """One card. What is wrong with it does not keep the others from being read."""
         gpu = self._identity.get(index, Gpu(index=index, slices=None))
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            gpu = replace(gpu, uuid=pynvml.nvmlDeviceGetUUID(handle))
+            uuid = pynvml.nvmlDeviceGetUUID(handle)
+            gpu = replace(gpu, uuid=uuid)
             minor = _ask(pynvml.nvmlDeviceGetMinorNumber, handle)
             gpu = replace(gpu, minor=minor, product=_ask(pynvml.nvmlDeviceGetName, handle))
             memory = _memory(handle)
             gpu = replace(gpu, memory_mib=memory.total // MIB if memory is not None else None)
             self._identity[index] = gpu
+            gpu = replace(gpu, watched=self._events.watch(handle, uuid))
             if not _is_mig(handle):
                 used_mib = memory.used // MIB if memory is not None else None
                 return replace(gpu, mig=False, used_mib=used_mib, slices=())
@@ -116,16 +122,15 @@ class Nvml:
                     return None
             except (pynvml.NVMLError_InvalidArgument, pynvml.NVMLError_NotFound):
                 return None  # the handle went stale
-            self._known[uuid] = _Known(gpu.uuid or "", fixed)
+            self._known[uuid] = fixed
             found.append(replace(fixed, used_mib=memory.used // MIB if memory else None))
         if len({each.uuid for each in found}) < len(found):
             return None  # one moved to a slot we came to later
         return tuple(sorted(found, key=lambda s: (-1 if s.start is None else s.start, s.uuid)))
 
     def _fixed(self, parent: Any, handle: Any, uuid: str, gpu: Gpu) -> Slice:
-        known = self._known.get(uuid)
-        if known is not None and known.gpu == gpu.uuid:
-            return known.slice
+        if uuid in self._known:
+            return self._known[uuid]
         attributes = _ask(pynvml.nvmlDeviceGetAttributes, handle)
         instance = _ask(pynvml.nvmlDeviceGetGpuInstanceId, handle)
         info = None

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from extender.agent.devices import Devices, Held
+from extender.agent.devices import Devices, Held, Key
 
 WINDOW = 12
 """Samples that must agree to make a plateau: a minute at one every 5 s."""
@@ -20,9 +20,6 @@ SHARES = ((0.73, 0.80), (0.84, 1.0))
 TensorRT-LLM and TensorFlow about 0.9 of what they find, or all of it; with what CUDA itself takes."""
 SETTLE_S = 30.0
 """A kubelet that has just started tells of no pods for a while, though they run on."""
-
-Key = tuple[str, str, str]
-"""(uuid of the device, namespace, pod)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +39,22 @@ class _Track:
     peak_mib: int = -1
     plateau_mib: int | None = None
     recent: deque[int] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    risen_mib: int = -1
+    """What the peak was when it last rose by more than is flat."""
+    since_rise: int = 0
+    """Samples since then, that one included."""
 
     def add(self, used_mib: int, memory_mib: int | None) -> None:
         self.peak_mib = max(self.peak_mib, used_mib)
         self.recent.append(used_mib)
-        if not memory_mib or len(self.recent) < WINDOW:
+        if not memory_mib:
             return
+        if self.peak_mib - self.risen_mib > FLAT * memory_mib:
+            self.risen_mib, self.since_rise = self.peak_mib, 0
+        self.since_rise += 1
         highest = max(self.recent)
-        if highest - min(self.recent) <= FLAT * memory_mib and any(
-            least <= highest / memory_mib <= most for least, most in SHARES
-        ):
+        flat = len(self.recent) == WINDOW and highest - min(self.recent) <= FLAT * memory_mib
+        if flat and _near_a_share(highest, memory_mib):
             self.plateau_mib = highest
 
     def observed(self, memory_mib: int | None) -> Observed | None:
@@ -60,7 +63,15 @@ class _Track:
         # One that has grown beyond its plateau did not hold everything it would ever take.
         at_most = (self.plateau_mib or 0) + 2 * FLAT * (memory_mib or 0)
         preallocates = self.plateau_mib is not None and self.peak_mib <= at_most
-        return Observed(self.peak_mib, self.since_s, preallocates)
+        # Whether it stays there shows in a minute; until then it must not be taken for a need.
+        undecided = self.since_rise < WINDOW and _near_a_share(self.peak_mib, memory_mib)
+        return Observed(self.peak_mib, self.since_s, preallocates or undecided)
+
+
+def _near_a_share(mib: int, memory_mib: int | None) -> bool:
+    if not memory_mib:
+        return False
+    return any(least <= mib / memory_mib <= most for least, most in SHARES)
 
 
 class Peaks:
@@ -92,10 +103,11 @@ class Peaks:
             after: the same after it.
             now_s: Unix time.
         """
-        if after is None:
-            self._silent_at_s = now_s
+        if after is None or (after.unplaced and not devices.complete):
+            self._silent_at_s = now_s  # those that cannot be placed may be on what cannot be read
             return
         present = {(uuid, *pod) for uuid in after.by_device for pod in after.pods(uuid)}
+        present |= after.unread
         if self._silent_at_s is None or now_s - self._silent_at_s > SETTLE_S:
             self._silent_at_s = None
             self._tracks = {k: track for k, track in self._tracks.items() if k in present}

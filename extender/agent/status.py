@@ -3,7 +3,7 @@
 A field that is absent is not known. A list that is there and empty says that there are none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -11,14 +11,15 @@ from typing import Any
 
 from extender.agent.assignments import Holder, Unknown
 from extender.agent.devices import Held
+from extender.agent.faults import Fault, Faults
 from extender.agent.hardware import Gpu, Hardware, Health, Slice
-from extender.agent.peaks import Key, Observed, Peaks
+from extender.agent.peaks import Observed, Peaks
 from extender.core.catalogue import product_of
+from extender.core.observed import Peak
+from extender.core.quantity import MIB
 
 Json = dict[str, Any]
 
-MARGIN_PERCENT = 25
-"""What is added to an observed peak before it is compared with a slice."""
 MOST_GONE = 64
 """Ids listed of devices that are no more."""
 MOST_HOLDERS, MOST_CONTAINERS = 256, 64
@@ -37,6 +38,7 @@ class Seen:
     silence: Unknown | None
     """Why it does not."""
     peaks: Peaks
+    faults: Faults
 
 
 def status(seen: Seen, now_s: float, version: str, conditions: Iterable[Json] = ()) -> Json:
@@ -57,7 +59,7 @@ def status(seen: Seen, now_s: float, version: str, conditions: Iterable[Json] = 
         "gpus": gpus if seen.hardware.gpus is not None else None,
         "unplacedDevices": seen.held.unplaced if seen.held is not None else None,
         "goneDevices": sorted(seen.held.gone)[:MOST_GONE] if seen.held is not None else None,
-        "conditions": _conditions(seen, now_s, conditions),
+        "conditions": _conditions(seen, gpus, now_s, conditions),
     }
     return _known(found)
 
@@ -70,6 +72,8 @@ def rfc3339(time_s: float) -> str:
 def _gpu(gpu: Gpu, seen: Seen) -> Json:
     slices = gpu.slices
     held = _holders(gpu.uuid, gpu.memory_mib, seen)
+    faults = seen.faults.of(gpu.uuid)
+    ill = faults and gpu.health is Health.HEALTHY
     return _known(
         {
             "index": gpu.index,
@@ -77,7 +81,8 @@ def _gpu(gpu: Gpu, seen: Seen) -> Json:
             "product": gpu.product,
             "memoryMiB": gpu.memory_mib,
             "mig": gpu.mig,
-            "health": str(gpu.health),
+            "health": str(Health.XID_ERROR if ill else gpu.health),
+            "xids": _xids(faults) if faults or gpu.watched else None,
             "usedMiB": gpu.used_mib,
             "holders": held if held or gpu.mig is False else None,
             "slices": None if slices is None else [_slice(each, seen) for each in slices],
@@ -95,10 +100,15 @@ def _slice(each: Slice, seen: Seen) -> Json:
             "size": each.size,
             "memoryMiB": each.memory_mib,
             "usedMiB": each.used_mib,
+            "xids": _xids(seen.faults.of(each.uuid)) or None,
             "allocatable": None if known is None else each.uuid in known,
             "holders": _holders(each.uuid, each.memory_mib, seen),
         }
     )
+
+
+def _xids(faults: Iterable[Fault]) -> list[Json]:
+    return [{"code": fault.code, "time": rfc3339(fault.since_s)} for fault in faults]
 
 
 def _holders(uuid: str | None, memory_mib: int | None, seen: Seen) -> list[Json] | None:
@@ -154,28 +164,39 @@ def _summary(hardware: Hardware, gpus: list[Json]) -> Json:
     )
 
 
+def health(device: Json) -> str:
+    """How a card is, in words: `XidError (XID 48, 94)`; of a slice only the latter."""
+    codes = ", ".join(str(each["code"]) for each in device.get("xids", ()))
+    told = f"XID {codes}" if codes else ""
+    if "health" not in device:
+        return told
+    return f"{device['health']} ({told})" if told else str(device["health"])
+
+
 def hollow(gpu: Json) -> bool:
     """Whether a whole GPU is held by one pod whose observed peak, with a margin, fits a slice."""
     holders = gpu.get("holders") or []
     product = product_of(gpu.get("product", ""), gpu.get("memoryMiB"))
-    if len(holders) != 1 or product is None or holders[0].get("preallocates"):
+    if len(holders) != 1 or product is None or "peakMiB" not in holders[0]:
         return False
-    peak_mib = holders[0].get("peakMiB")
-    if peak_mib is None:
+    [holder] = holders
+    seen = Peak(holder["peakMiB"], pods=1, preallocates=holder.get("preallocates", False))
+    footprint_bytes = seen.footprint_bytes()
+    if footprint_bytes is None:
         return False
     sizes = (p.fallback_mib for p in product.profiles if p.memory_slices < product.memory_slices)
-    need = peak_mib * (100 + MARGIN_PERCENT) / 100
-    return any(mib is not None and mib >= need for mib in sizes)
+    return any(mib is not None and mib * MIB >= footprint_bytes for mib in sizes)
 
 
-def _conditions(seen: Seen, now_s: float, earlier: Iterable[Json]) -> list[Json]:
-    gpus = seen.hardware.gpus
-    ill = [gpu for gpu in gpus or () if gpu.health is not Health.HEALTHY]
-    if gpus is None:
+def _conditions(
+    seen: Seen, gpus: Iterable[Json], now_s: float, earlier: Iterable[Json]
+) -> list[Json]:
+    ill = [gpu for gpu in gpus if gpu["health"] != Health.HEALTHY]
+    if seen.hardware.gpus is None:
         hardware = ("Unknown", "NvmlUnavailable", seen.hardware.problem)
     elif ill:
-        told = ", ".join(f"GPU {gpu.index} is {gpu.health}" for gpu in ill)
-        hardware = ("False", str(ill[0].health), told)
+        told = ", ".join(f"GPU {gpu['index']} is {health(gpu)}" for gpu in ill)
+        hardware = ("False", ill[0]["health"], told)
     else:
         hardware = ("True", "Read", "every GPU answers")
     if seen.silence is not None:
@@ -225,36 +246,3 @@ def _differs(old: Any, new: Any, name: str = "") -> bool:
     if isinstance(old, list) and isinstance(new, list):
         return len(old) != len(new) or any(map(_differs, old, new))
     return bool(old != new)
-
-
-def observed(found: Json) -> Mapping[Key, Observed]:
-    """The peaks that a status tells of: what a restarted agent takes over. Total over any JSON."""
-    peaks: dict[Key, Observed] = {}
-    for gpu in _objects(found.get("gpus")):
-        for device in (gpu, *_objects(gpu.get("slices"))):
-            for each in _objects(device.get("holders")):
-                peak_mib, since = each.get("peakMiB"), _unix(each.get("since"))
-                if isinstance(peak_mib, int) and since is not None:
-                    key = (
-                        str(device.get("uuid")),
-                        str(each.get("namespace")),
-                        str(each.get("pod")),
-                    )
-                    peaks[key] = Observed(peak_mib, since, bool(each.get("preallocates")))
-    return peaks
-
-
-def heartbeat_s(found: Json) -> float | None:
-    """Unix time of a status's heartbeat."""
-    return _unix(found.get("heartbeatTime"))
-
-
-def _objects(value: object) -> list[Json]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _unix(value: object) -> float | None:
-    try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError:
-        return None

@@ -3,17 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random, SystemRandom
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from extender.agent.apiserver import ApiServerError
+from extender.agent.earlier import earlier
 from extender.agent.metrics import AgentMetrics
-from extender.agent.sampler import Said, Sampler
-from extender.agent.status import Json, differs, heartbeat_s, observed
+from extender.agent.said import Said
+from extender.agent.sampler import Sampler
+from extender.agent.status import Json, differs
 
 TAKE_OVER_S = 600.0
-"""Older peaks may be of an earlier pod of the same name."""
+"""What is older may be of an earlier pod of the same name, or of a card that was mended meanwhile."""
 MOST_BACKOFF_S = 120.0
 
 
@@ -106,10 +109,9 @@ class Writer:
         """Before the first write: what the run before this one saw of pods that are still there."""
         found = await self._store.read()
         self._taken_over = True
-        told = (found or {}).get("status") or {}
-        beat_s = heartbeat_s(told)
-        if beat_s is not None and self._wall() - beat_s <= TAKE_OVER_S:
-            self._sampler.take_over(observed(told))
+        told = earlier((found or {}).get("status") or {})
+        if told.heartbeat_s is not None and self._wall() - told.heartbeat_s <= TAKE_OVER_S:
+            self._sampler.take_over(told)
 
 
 async def run(
@@ -119,21 +121,32 @@ async def run(
     stop: asyncio.Event,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Sample and write until told to stop. A slow API server holds up no sample."""
+    """Sample and write until told to stop, which no hung driver and no slow API server holds up."""
+    working = asyncio.create_task(_work(sampler, writer, pace, clock))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working  # a defect ends the process: its restart is seen, its silence is not
+
+
+async def _work(
+    sampler: Sampler, writer: Writer, pace: Pace, clock: Callable[[], float]
+) -> NoReturn:
+    """A slow API server holds up no sample."""
     writing: asyncio.Task[None] | None = None
     due_s = clock()
-    while not stop.is_set():
-        await sampler.sample()
-        if writing is not None and writing.done():
-            writing.result()  # a defect ends the process: its restart is seen, its silence is not
-        if writing is None or writing.done():
-            writing = asyncio.create_task(writer.write_if_due())
-        due_s = max(due_s + pace.sample_s, clock())
-        try:
-            async with asyncio.timeout(due_s - clock()):
-                await stop.wait()
-        except TimeoutError:
-            continue
-    if writing is not None:
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
+    try:
+        while True:
+            await sampler.sample()
+            if writing is not None and writing.done():
+                writing.result()
+            if writing is None or writing.done():
+                writing = asyncio.create_task(writer.write_if_due())
+            due_s = max(due_s + pace.sample_s, clock())
+            await asyncio.sleep(due_s - clock())
+    finally:
+        if writing is not None:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)

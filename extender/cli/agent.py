@@ -18,6 +18,7 @@ from extender.agent.metrics import AgentMetrics
 from extender.agent.nvml import Nvml
 from extender.agent.operations import listening, operations_app
 from extender.agent.sampler import Sampler
+from extender.agent.status import health
 from extender.agent.writer import Pace, Writer, run
 from extender.cli.output import BAD_INPUT, FINDING, columns, emit, fail, output_option
 from extender.server.logs import configure
@@ -123,7 +124,10 @@ def agent(
     configure(level=logging.DEBUG if debug else logging.ERROR if once else logging.INFO)
     metrics = AgentMetrics()
     kubelet = Kubelet(pod_resources)
-    sampler = Sampler(Nvml(), kubelet, version=version("migfit"), metrics=metrics)
+    booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    sampler = Sampler(
+        Nvml(), kubelet, version=version("migfit"), metrics=metrics, booted_s=booted_s
+    )
     if once:
         asyncio.run(_once(sampler, kubelet))
         emit(sampler.latest, output, lambda: _table(sampler.latest))
@@ -167,7 +171,7 @@ def _table(found: dict[str, Any]) -> str:
     rows: list[list[object]] = []
     for gpu in found.get("gpus", ()):
         name = f"{gpu['index']} {gpu.get('product', '')}".strip()
-        rows.append([name, "", gpu.get("memoryMiB"), *_use(gpu), gpu["health"]])
+        rows.append([name, "", gpu.get("memoryMiB"), *_use(gpu), health(gpu)])
         for each in gpu.get("slices", ()):
             start = each.get("start", "?")
             rows.append(
@@ -176,7 +180,7 @@ def _table(found: dict[str, Any]) -> str:
                     f"{each.get('profile', '?')} at {start}",
                     each.get("memoryMiB"),
                     *_use(each),
-                    "",
+                    health(each),
                 ]
             )
     lines = [columns(["GPU", "SLICE", "MIB", "USED", "HELD BY", "HEALTH"], rows)]

@@ -12,11 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-def resource(id_: str) -> str:
-    """A resource that such a device is of; which one decides nothing."""
-    return "nvidia.com/gpu" if id_.startswith("GPU-") else "nvidia.com/mig-1g.10gb"
-
-
 @dataclass
 class Clock:
     """Both clocks of the agent."""
@@ -41,7 +36,7 @@ class SayingKubelet:
             return Unknown(Silence.TOO_SLOW, "no answer within 5 s")
         return Assignments(
             tuple(
-                Assigned(Holder("ml", pod, "main"), resource(id_), id_)
+                Assigned(Holder("ml", pod, "main"), id_)
                 for pod, ids in self.holders.items()
                 for id_ in ids
             ),

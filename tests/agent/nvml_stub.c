@@ -1,7 +1,7 @@
 /* A libnvidia-ml.so.1 without a GPU: what it answers stands in the file that NVML_STUB_FILE names.
  *
  * The file is read anew whenever it is another one, so a test changes the hardware by renaming a new
- * file over it. One directive a line; `slice`, `fault` and `process` belong to what stands above:
+ * file over it. One directive a line; those after `gpu` belong to what stands above:
  *
  *   driver VERSION
  *   init CODE                       nvmlInit fails
@@ -9,12 +9,14 @@
  *   denied                          calls for the privileged fail
  *   stale                           handles of MIG devices rot when a new file is read
  *   fail FUNCTION CODE              every call of that function fails
+ *   hang FUNCTION                   no call of that function ever returns
  *   after CALLS PATH                from that call on, counted since this file was read, PATH holds
  *   gpu UUID TOTAL RESERVED USED MIG NAME     MIB; MIG is 0, 1 or - (not capable)
  *   fault CODE                      every call on this GPU fails
  *   minor N                         of /dev/nvidiaN; the index unless given
  *   slice SLOT GI CI UUID START SIZE PROFILE COMPUTE MIB USED NAME
  *   process MIB                     adds to what is used of the slice, or of the GPU
+ *   xid CODE [GI [CI]]              happens on this GPU when the file is read; of no instance unless given
  *
  * Without `stale` a handle means whatever sits in its slot now: the worst a driver could do.
  */
@@ -23,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef int nvmlReturn_t;
 typedef void *nvmlDevice_t;
@@ -40,12 +43,18 @@ typedef struct {
     unsigned id, profileId;
     nvmlGpuInstancePlacement_t placement;
 } nvmlGpuInstanceInfo_t;
+typedef struct {
+    nvmlDevice_t device;
+    unsigned long long eventType, eventData;
+    unsigned gpuInstanceId, computeInstanceId;
+} nvmlEventData_t;
 
 enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4,
-    NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, VERSION_MISMATCH = 25
+    NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10, VERSION_MISMATCH = 25
 };
 enum { MOST_GPUS = 16, MOST_SLICES = 8, MOST_FAILURES = 16, MEMORY_V2 = 0x02000028 };
+enum { MOST_SETS = 32, MOST_EVENTS = 256, XID_CRITICAL = 8 };
 
 typedef struct {
     int present;
@@ -68,6 +77,7 @@ static struct {
     gpu_t gpu[MOST_GPUS];
     struct { char function[80]; int code; } fail[MOST_FAILURES];
     int failures;
+    char hang[80];
     long after;
     char next[4096];
 } now;
@@ -75,6 +85,20 @@ static struct {
 static struct stat seen;
 static long calls, began_epoch, generation;
 static int initialized;
+
+/* Event sets, each with what happened on the GPUs it was told to watch and was not fetched yet. */
+typedef struct {
+    int used, watched[MOST_GPUS], count, spoiled;
+    nvmlEventData_t events[MOST_EVENTS];
+} set_t;
+static set_t sets[MOST_SETS];
+
+static void happen(int gpu, unsigned long long xid, unsigned gi, unsigned ci) {
+    for (set_t *set = sets; set < sets + MOST_SETS; set++)
+        if (set->used && set->watched[gpu] && set->count < MOST_EVENTS)
+            set->events[set->count++] = (nvmlEventData_t){
+                (nvmlDevice_t)(uintptr_t)(gpu + 1), XID_CRITICAL, xid, gi, ci};
+}
 
 static void parse(FILE *file) {
     char line[4608], word[32], flag[8];
@@ -93,7 +117,8 @@ static void parse(FILE *file) {
             sscanf(line, "%*s %79s %d", now.fail[now.failures].function,
                    &now.fail[now.failures].code);
             now.failures++;
-        } else if (!strcmp(word, "gpu") && now.gpus < MOST_GPUS) {
+        } else if (!strcmp(word, "hang")) sscanf(line, "%*s %79s", now.hang);
+        else if (!strcmp(word, "gpu") && now.gpus < MOST_GPUS) {
             gpu = &now.gpu[now.gpus++];
             slice = NULL;
             sscanf(line, "%*s %95s %llu %llu %llu %7s %95[^\n]", gpu->uuid, &gpu->total,
@@ -101,7 +126,12 @@ static void parse(FILE *file) {
             gpu->minor = now.gpus - 1;
             gpu->mig = flag[0] == '-' ? -1 : flag[0] == '1';
         } else if (!strcmp(word, "fault") && gpu) sscanf(line, "%*s %d", &gpu->fault);
-        else if (!strcmp(word, "minor") && gpu) sscanf(line, "%*s %d", &gpu->minor);
+        else if (!strcmp(word, "xid") && gpu) {
+            unsigned long long code = 0;
+            unsigned gi = ~0u, ci = ~0u;
+            sscanf(line, "%*s %llu %u %u", &code, &gi, &ci);
+            happen(now.gpus - 1, code, gi, ci);
+        } else if (!strcmp(word, "minor") && gpu) sscanf(line, "%*s %d", &gpu->minor);
         else if (!strcmp(word, "slice") && gpu) {
             unsigned slot = 0;
             sscanf(line, "%*s %u", &slot);
@@ -147,6 +177,7 @@ static void look(void) {
 static nvmlReturn_t begin(const char *function) {
     look();
     calls++;
+    while (!strcmp(function, now.hang)) pause();
     for (int i = 0; i < now.failures; i++)
         if (!strcmp(function, now.fail[i].function)) return now.fail[i].code;
     return initialized && began_epoch == now.epoch ? SUCCESS : UNINITIALIZED;
@@ -313,4 +344,47 @@ nvmlReturn_t nvmlGpuInstanceGetInfo(nvmlGpuInstance_t device, nvmlGpuInstanceInf
     info->placement.start = slice->start;
     info->placement.size = slice->size;
     return SUCCESS;
+}
+
+nvmlReturn_t nvmlEventSetCreate(set_t **made) {
+    ENTER();
+    for (set_t *set = sets; set < sets + MOST_SETS; set++)
+        if (!set->used) {
+            memset(set, 0, sizeof *set);
+            set->used = 1;
+            *made = set;
+            return SUCCESS;
+        }
+    return INSUFFICIENT_SIZE;
+}
+nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, set_t *set) {
+    FIND();
+    if (slice || types != XID_CRITICAL) return NOT_SUPPORTED;
+    set->watched[gpu - now.gpu] = 1;
+    return SUCCESS;
+}
+nvmlReturn_t nvmlEventSetWait_v2(set_t *set, nvmlEventData_t *event, unsigned timeout_ms) {
+    nvmlReturn_t code = begin(__func__);
+    if (code) set->spoiled = code; /* and stays so */
+    if (set->spoiled) return set->spoiled;
+    if (timeout_ms == 0) pause(); /* as bindings of NVIDIA's say: without end */
+    if (set->count == 0) return TIMEOUT;
+    *event = set->events[0];
+    memmove(set->events, set->events + 1, (size_t)--set->count * sizeof *event);
+    return SUCCESS;
+}
+nvmlReturn_t nvmlEventSetFree(set_t *set) {
+    set->used = 0;
+    return SUCCESS;
+}
+
+/* For the tests: how many event sets nobody has freed, and a library as just loaded. */
+int stub_event_sets(void) {
+    int found = 0;
+    for (set_t *set = sets; set < sets + MOST_SETS; set++) found += set->used;
+    return found;
+}
+void stub_reset(void) {
+    memset(sets, 0, sizeof sets);
+    initialized = 0;
 }

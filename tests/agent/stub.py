@@ -74,6 +74,8 @@ class FakeGpu:
     fault: int = 0
     minor: int | None = None
     """Number of its device file; None: its index."""
+    xids: tuple[tuple[int, ...], ...] = ()
+    """What happens on it once it is set up: (XID, GPU instance, compute instance), or less."""
     uuid: str = field(default_factory=lambda: uuid("GPU"))
 
     def lines(self) -> list[str]:
@@ -86,6 +88,7 @@ class FakeGpu:
             lines.append(f"minor {self.minor}")
         if self.fault:
             lines.append(f"fault {self.fault}")
+        lines += ["xid " + " ".join(map(str, xid)) for xid in self.xids]
         for slot, each in enumerate(self.slices):
             profile = self.product.profile(each.profile)
             assert profile is not None

@@ -10,7 +10,6 @@ from extender.agent.assignments import Assigned, Assignments, Holder
 from extender.agent.devices import Devices, held
 from extender.agent.hardware import Gpu, Hardware, Slice
 
-SLICE = "nvidia.com/mig-3g.40gb"
 HARDWARE = Hardware(
     gpus=(
         Gpu(index=0, uuid="GPU-a", memory_mib=81920, used_mib=900, mig=False),
@@ -25,7 +24,7 @@ HARDWARE = Hardware(
 
 
 def assigned(pod: str, device: str, container: str = "main") -> Assigned:
-    return Assigned(Holder("ml", pod, container), SLICE, device)
+    return Assigned(Holder("ml", pod, container), device)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ def test_slices_that_the_kubelet_counts_with_and_nvml_does_not_know_are_gone() -
 
     assert found.gone == {"MIG-old", "MIG-older"}
     assert found.allocatable == frozenset({"MIG-1", "GPU-a"})
-    assert found.unplaced == 0
+    assert (found.unplaced, found.unread) == (0, frozenset())
 
 
 def test_nothing_is_gone_while_some_gpu_could_not_be_read() -> None:
@@ -90,7 +89,10 @@ def test_nothing_is_gone_while_some_gpu_could_not_be_read() -> None:
     unread = replace(HARDWARE.gpus[1], slices=None)
     devices = Devices(Hardware(gpus=(HARDWARE.gpus[0], unread)))
 
-    assert held(Assignments((assigned("a", "MIG-1"),)), devices).gone == frozenset()
+    found = held(Assignments((assigned("a", "MIG-1::0"), assigned("b", "GPU-a"))), devices)
+
+    assert found.gone == frozenset()
+    assert found.unread == {("MIG-1", "ml", "a")}
 
 
 def test_a_kubelet_that_does_not_say_what_is_allocatable_has_said_nothing() -> None:

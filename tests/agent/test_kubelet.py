@@ -54,9 +54,9 @@ async def test_every_gpu_device_of_every_container_is_told_and_no_other_device(
     llm = Holder("prod", "llm-0", "vllm")
     assert found == Assignments(
         assigned=(
-            Assigned(Holder("ml", "asr-0", "main"), SLICE, "MIG-1"),
-            Assigned(llm, "nvidia.com/gpu", "GPU-1"),
-            Assigned(llm, "nvidia.com/gpu", "GPU-2"),
+            Assigned(Holder("ml", "asr-0", "main"), "MIG-1"),
+            Assigned(llm, "GPU-1"),
+            Assigned(llm, "GPU-2"),
         ),
         claims=0,
         allocatable=frozenset({"MIG-1", "MIG-2"}),

@@ -14,7 +14,6 @@ import pytest
 from extender.agent.devices import Devices
 from extender.agent.hardware import Health
 from extender.agent.nvml import Nvml
-from extender.core.catalogue import layouts
 from tests.agent.stub import A30, A100, NAMES, FakeGpu, FakeSlice, partitioned
 
 if TYPE_CHECKING:
@@ -37,15 +36,37 @@ def gpus(hardware: Hardware) -> tuple[Gpu, ...]:
     return hardware.gpus
 
 
-@pytest.mark.parametrize("product", [A100, A30], ids=lambda product: product.name)
-def test_every_valid_layout_comes_back_exactly_with_placements(
-    stub: Stub, nvml: Nvml, product: Product
-) -> None:
-    every = layouts(product, special=True)
-    assert len(every) > 10
+def arrangements(product: Product) -> Iterator[tuple[tuple[str, int], ...]]:
+    """Every set of (profile, start) that a card can hold, by NVIDIA's rules and not by our own code.
 
-    for layout in every:
-        card = partitioned(product, layout.placements)
+    No memory slice twice, no more compute slices than there are, one instance with media extensions.
+    """
+    spots = [(profile, start) for profile in product.profiles for start in profile.starts]
+
+    def extend(
+        chosen: tuple[tuple[str, int], ...], taken: frozenset[int], compute: int, first: int
+    ) -> Iterator[tuple[tuple[str, int], ...]]:
+        yield chosen
+        for number, (profile, start) in enumerate(spots[first:], first):
+            slices = frozenset(range(start, start + profile.memory_slices))
+            extended = profile.special and any("+me" in name for name, _ in chosen)
+            if taken & slices or compute < profile.compute_slices or extended:
+                continue
+            more = (*chosen, (profile.name, start))
+            yield from extend(more, taken | slices, compute - profile.compute_slices, number + 1)
+
+    return extend((), frozenset(), product.compute_slices, 0)
+
+
+@pytest.mark.parametrize(
+    ("product", "count"), [(A100, 2319), (A30, 76)], ids=["A100-80GB", "A30-24GB"]
+)
+def test_every_valid_layout_in_every_placement_comes_back_exactly(
+    stub: Stub, nvml: Nvml, product: Product, count: int
+) -> None:
+    seen = 0
+    for placements in arrangements(product):
+        card = partitioned(product, placements)
         stub.set_up(card)
 
         [gpu] = gpus(nvml.read())
@@ -55,9 +76,11 @@ def test_every_valid_layout_comes_back_exactly_with_placements(
         read = [(s.profile, s.start, s.size, s.memory_mib, s.uuid) for s in gpu.slices]
         assert read == [
             (p.name, each.start, p.memory_slices, p.memory_mib, each.uuid)
-            for each in card.slices
+            for each in sorted(card.slices, key=lambda each: each.start)
             if (p := product.profile(each.profile)) is not None
         ]
+        seen += 1
+    assert seen == count
 
 
 def test_a_whole_card_tells_its_name_its_memory_and_what_is_used_of_it(
@@ -223,7 +246,9 @@ def test_slices_that_were_made_anew_are_others_and_keep_nothing(stub: Stub, nvml
     ]
 
 
-def test_a_card_that_leaves_mig_mode_while_running_is_whole(stub: Stub, nvml: Nvml) -> None:
+def test_a_card_that_leaves_mig_mode_while_running_is_whole_and_one_that_enters_it_is_not(
+    stub: Stub, nvml: Nvml
+) -> None:
     card = partitioned(A100, [("1g.10gb", 0)])
     stub.set_up(card)
     nvml.read()
@@ -232,6 +257,9 @@ def test_a_card_that_leaves_mig_mode_while_running_is_whole(stub: Stub, nvml: Nv
     [gpu] = gpus(nvml.read())
 
     assert (gpu.mig, gpu.slices, gpu.used_mib) == (False, (), 9)
+    stub.set_up(replace(card, slices=[], mig=True, used_mib=9))
+    [gpu] = gpus(nvml.read())
+    assert (gpu.mig, gpu.slices, gpu.used_mib) == (True, (), None)
 
 
 @pytest.mark.parametrize("stale", [False, True], ids=["handles-live-on", "handles-rot"])
@@ -253,6 +281,7 @@ def test_a_gpu_cut_anew_at_any_call_of_a_reading_never_mixes_two_slices(
         stub.set_up_after(calls, new, neighbour, now=[old, neighbour], options=options)
 
         first, second = gpus(fresh.read())
+        fresh.close()
 
         for gpu in (first, second):
             for each in gpu.slices or ():

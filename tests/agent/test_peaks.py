@@ -167,14 +167,25 @@ def test_a_plateau_near_a_fixed_share_of_the_card_is_no_need(
     assert found.preallocates is preallocates
 
 
-def test_memory_that_only_passes_through_such_a_share_is_a_need() -> None:
+def test_a_peak_near_such_a_share_is_no_need_from_its_first_sample_on() -> None:
+    """A second replica may be made before a minute has shown that the first one stays there."""
+    watched = Watched()
+    watched.see(2000, holding(g="vllm"))
+    watched.see(30_000, holding(g="vllm"))
+    assert watched.of("vllm") == Observed(30_000, since_s=1005.0)
+    for _ in range(2 * WINDOW):
+        watched.see(73_800, holding(g="vllm"))
+        assert watched.of("vllm") == Observed(73_800, since_s=1005.0, preallocates=True)
+
+
+def test_memory_that_only_passes_through_such_a_share_is_a_need_once_that_shows() -> None:
     watched = Watched()
     for n in range(40):  # a training run that grows, and falls back
         watched.see(60_000 + 500 * n, holding(g="train"))
+    for _ in range(WINDOW):
+        watched.see(50_000, holding(g="train"))
 
-    found = watched.of("train")
-    assert found is not None
-    assert not found.preallocates
+    assert watched.of("train") == Observed(79_500, since_s=1005.0)
 
 
 def test_a_pod_that_grows_beyond_its_plateau_did_not_reserve_what_it_needs() -> None:

@@ -198,19 +198,90 @@ async def test_a_lost_gpu_is_told_by_its_index_and_its_slices_are_unknown(
     assert status["summary"] == {"gpus": 2, "slices": "?/?"}
 
 
-async def test_pods_on_the_neighbour_keep_their_own_peaks_while_a_gpu_is_cut_anew(
+async def test_an_xid_makes_the_card_and_the_slice_that_it_names_ill_and_pods_are_told_as_ever(
     stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet
 ) -> None:
+    cut, whole = partitioned(A100, [("3g.40gb", 0), ("3g.40gb", 4)]), FakeGpu()
+    stub.set_up(cut, whole)
+    kubelet.holders = {"llm": [cut.slices[0].uuid]}
+    well = await sample(sampler, clock, 2)
+    assert [gpu["xids"] for gpu in well["gpus"]] == [[], []]
+    stub.set_up(replace(cut, xids=((94, 1, 0), (31, 2, 0))), replace(whole, xids=((13,),)))
+
+    status = await sample(sampler, clock, 3)
+
+    first, second = status["gpus"]
+    heard = [{"code": 94, "time": "2027-01-15T08:00:10Z"}]
+    assert (first["health"], first["xids"]) == ("XidError", heard)
+    assert [each.get("xids") for each in first["slices"]] == [heard, None]
+    assert (second["health"], second["xids"]) == ("Healthy", [])
+    assert condition(status, "Hardware") == ("False", "XidError")
+    assert status["conditions"][0]["message"] == "GPU 0 is XidError (XID 94)"
+    assert [each["pod"] for each in holders(status)[cut.slices[0].uuid]] == ["llm"]
+    assert status["summary"]["slices"] == "1/2"
+
+
+async def test_a_lost_gpu_keeps_being_lost_and_tells_the_xid_that_it_was_lost_with(
+    stub: Stub, sampler: Sampler, clock: Clock
+) -> None:
+    card = FakeGpu()
+    stub.set_up(card)
+    await sample(sampler, clock)
+    stub.set_up(replace(card, fault=15, xids=((79,),)))
+
+    status = await sample(sampler, clock)
+
+    assert condition(status, "Hardware") == ("False", "Lost")
+    assert status["conditions"][0]["message"] == "GPU 0 is Lost (XID 79)"
+
+
+async def test_a_card_whose_driver_tells_of_no_xids_is_not_said_to_have_had_none(
+    stub: Stub, sampler: Sampler, clock: Clock
+) -> None:
+    stub.set_up(FakeGpu(), options=["fail nvmlEventSetCreate 3"])
+
+    [gpu] = (await sample(sampler, clock))["gpus"]
+
+    assert gpu["health"] == "Healthy"
+    assert "xids" not in gpu
+
+
+async def test_an_xid_holds_until_the_driver_is_loaded_anew(
+    stub: Stub, sampler: Sampler, clock: Clock
+) -> None:
+    card = FakeGpu()
+    stub.set_up(card)
+    await sample(sampler, clock)
+    stub.set_up(replace(card, xids=((48,),)))
+    assert (await sample(sampler, clock, 100))["gpus"][0]["health"] == "XidError"
+    stub.set_up(card, options=["epoch 1"])
+
+    status = await sample(sampler, clock)
+
+    assert (status["gpus"][0]["health"], status["gpus"][0]["xids"]) == ("Healthy", [])
+    assert condition(status, "Hardware") == ("True", "Read")
+
+
+@pytest.mark.parametrize("google", [False, True], ids=["by-uuid", "by-instance-as-google-does"])
+async def test_pods_on_the_neighbour_keep_their_own_peaks_while_a_gpu_is_cut_anew(
+    stub: Stub, sampler: Sampler, clock: Clock, kubelet: SayingKubelet, *, google: bool
+) -> None:
     """At every call of a reading, and with new pods on the new slices at once."""
+
+    def ids(gpu: int, card: FakeGpu) -> list[list[str]]:
+        # Ids of instances count from 1 on each card, so new slices have those of old ones.
+        every = [f"nvidia{gpu}/gi{n}" for n in range(1, len(card.slices) + 1)]
+        return [[id_] for id_ in (every if google else (each.uuid for each in card.slices))]
+
     neighbour = FakeGpu(slices=[FakeSlice("4g.40gb", 0, 20_000), FakeSlice("3g.40gb", 4, 30_000)])
     left, right = (each.uuid for each in neighbour.slices)
     seen = 0
-    for calls in range(0, 120, 3):
+    for calls in range(120):
         old = FakeGpu(slices=[FakeSlice("3g.40gb", 0, 3000), FakeSlice("3g.40gb", 4, 3004)])
         new = replace(old, slices=[FakeSlice("2g.20gb", n, 5000 + n) for n in (0, 2, 4)])
-        stays = {"left": [left], "right": [right]}
-        before = {f"old-{s.start}": [s.uuid] for s in old.slices}
-        after = {f"new-{s.start}": [s.uuid] for s in new.slices}
+        stays = dict(zip(("left", "right"), ids(1, neighbour), strict=True))
+        before = dict(zip(("old-0", "old-4"), ids(0, old), strict=True))
+        after = dict(zip(("new-0", "new-2", "new-4"), ids(0, new), strict=True))
         stub.set_up(old, neighbour)
         kubelet.holders = stays | before
         await sample(sampler, clock, 2)
@@ -227,7 +298,7 @@ async def test_pods_on_the_neighbour_keep_their_own_peaks_while_a_gpu_is_cut_ane
                 seen += uuid not in (left, right) and bool(peaks)
         assert [pod["peakMiB"] for pod in holders(status)[left]] == [20_000]
         assert [pod["peakMiB"] for pod in holders(status)[right]] == [30_000]
-    assert seen > 50
+    assert seen > 300
 
 
 async def test_a_driver_that_hangs_is_told_and_its_late_answer_is_nobodys_sample(
@@ -263,6 +334,46 @@ async def test_a_driver_that_hangs_is_told_and_its_late_answer_is_nobodys_sample
     sampler.close()
 
 
+@pytest.mark.parametrize(
+    "unread",
+    [
+        ["epoch 1", "init 9"],
+        ["fail nvmlDeviceGetCount_v2 999"],
+        ["fail nvmlDeviceGetMigDeviceHandleByIndex 2"],
+        ["fail nvmlDeviceGetMaxMigDeviceCount 15"],
+    ],
+    ids=["driver-away", "no-answer", "slices-unread", "card-lost"],
+)
+@pytest.mark.parametrize("google", [False, True], ids=["by-uuid", "by-instance-as-google-does"])
+async def test_what_cannot_be_read_for_a_while_costs_no_peak_of_a_pod_that_stays(
+    stub: Stub,
+    sampler: Sampler,
+    clock: Clock,
+    kubelet: SayingKubelet,
+    unread: list[str],
+    *,
+    google: bool,
+) -> None:
+    cut = FakeGpu(slices=[FakeSlice("3g.40gb", 0, 30_000), FakeSlice("3g.40gb", 4, 20_000)])
+    stays, goes = ["nvidia0/gi1", "nvidia0/gi2"] if google else [s.uuid for s in cut.slices]
+    stub.set_up(cut)
+    kubelet.holders = {"stays": [stays], "goes": [goes]}
+    await sample(sampler, clock, 2)
+    stub.set_up(cut, options=unread)
+    await sample(sampler, clock, 10)
+    kubelet.holders = {"stays": [stays]}
+    await sample(sampler, clock, 10)
+    small = replace(cut, slices=[replace(each, used_mib=500) for each in cut.slices])
+    stub.set_up(small, options=["epoch 2"])
+
+    status = await sample(sampler, clock, 10)
+
+    told = holders(status)
+    assert [pod["peakMiB"] for pod in told[cut.slices[0].uuid]] == [30_000]
+    assert told[cut.slices[1].uuid] == []
+    assert len(sampler.peaks) == 1
+
+
 async def test_a_simulated_day_leaves_no_more_memory_in_use_than_its_first_hours(
     stub: Stub, clock: Clock, kubelet: SayingKubelet
 ) -> None:
@@ -275,12 +386,15 @@ async def test_a_simulated_day_leaves_no_more_memory_in_use_than_its_first_hours
     for hour in range(24):
         cut, whole = partitioned(A100, layouts[hour % 2]), FakeGpu()
         for n in range(60):
-            if n % 2 == 0:  # every two minutes other pods, and other amounts
+            if n % 2 == 0:  # every two minutes other slices, other pods, and other amounts
+                anew = [FakeSlice(each.profile, each.start) for each in cut.slices]
+                cut = replace(cut, slices=anew)
                 pods = [f"pod-{hour}-{n}-{k}" for k in range(3)]
                 uuids = [*(each.uuid for each in cut.slices), whole.uuid]
                 kubelet.holders = dict(zip(pods, ([uuid] for uuid in uuids), strict=True))
                 whole = replace(whole, used_mib=rng.randrange(80_000))
-                stub.set_up(cut, whole)
+                xids = tuple((rng.randrange(200), n % 2 + 1, 0) for _ in range(3))
+                stub.set_up(replace(cut, xids=xids), whole)
             kubelet.silent = n % 50 == 49
             store.away = n in range(50, 55)
             await sample(sampler, clock)

@@ -1,27 +1,12 @@
-"""The status as a document: what is worth a write, what is hollow, and that any JSON can be read back."""
+"""The status as a document: what is worth a write, and what is hollow."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from extender.agent.peaks import Observed
-from extender.agent.status import differs, heartbeat_s, hollow, observed, rfc3339
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["gpus", "slices", "holders", "peakMiB", "since", "uuid", "pod"]), inner
-        )
-    ),
-    max_leaves=12,
-)
+from extender.agent.status import differs, health, hollow, rfc3339
 
 
 def card(peak_mib: int | None = 9600, **fields: Any) -> dict[str, Any]:
@@ -72,6 +57,7 @@ def status(*gpus: dict[str, Any]) -> dict[str, Any]:
         ({"holders": []}, True),
         ({"mig": True}, True),
         ({"health": "Lost"}, True),
+        ({"xids": [{"code": 48, "time": rfc3339(1000)}]}, True),
     ],
 )
 def test_what_is_worth_a_write(change: dict[str, Any], *, written: bool) -> None:
@@ -105,19 +91,10 @@ def test_slow_growth_adds_up_to_a_write() -> None:
     ]
 
 
-def test_peaks_are_read_back_from_a_status_slices_and_whole_cards_alike() -> None:
-    cut = card(peak_mib=None, mig=True, holders=[])
-    cut["slices"] = [{"uuid": "MIG-1", "holders": copy.deepcopy(card(30_000)["holders"])}]
-    cut["slices"][0]["holders"][0]["preallocates"] = True
+def test_health_is_put_in_words_with_the_xids_of_a_card_or_of_a_slice() -> None:
+    xids = [{"code": 48, "time": rfc3339(1000)}, {"code": 94, "time": rfc3339(1001)}]
 
-    assert observed(status(card(), cut)) == {
-        ("GPU-0", "ml", "asr-0"): Observed(9600, 1000.0),
-        ("MIG-1", "ml", "asr-0"): Observed(30_000, 1000.0, preallocates=True),
-    }
-
-
-@given(st.dictionaries(st.sampled_from(["gpus", "heartbeatTime"]), JSON))
-def test_any_json_can_be_read_back(found: dict[str, Any]) -> None:
-    for peak in observed(found).values():
-        assert peak.peak_mib is not None
-    assert heartbeat_s(found) is None or isinstance(heartbeat_s(found), float)
+    assert health(card(health="XidError", xids=xids)) == "XidError (XID 48, 94)"
+    assert health(card(health="Healthy", xids=[])) == "Healthy"
+    assert health({"uuid": "MIG-1", "xids": xids[1:]}) == "XID 94"
+    assert health({"uuid": "MIG-1"}) == ""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from random import Random
 from typing import Any
 
 import pytest
 
-from extender.agent.hardware import Gpu, Hardware
+from extender.agent.hardware import Gpu, Hardware, Xid
 from extender.agent.metrics import AgentMetrics
 from extender.agent.sampler import Sampler
-from extender.agent.writer import TAKE_OVER_S, Pace, Writer
+from extender.agent.writer import TAKE_OVER_S, Pace, Writer, run
 from tests.agent.fakes import Clock, KeepingStore, SayingKubelet
 
 CARD = Gpu(index=0, uuid="GPU-0", product="NVIDIA A100-SXM4-80GB", memory_mib=81920, mig=False)
@@ -23,13 +24,20 @@ class Node:
     def __init__(self) -> None:
         self.clock, self.kubelet = Clock(), SayingKubelet()
         self.store = KeepingStore(self.clock)
-        self.used_mib = 500
+        self.used_mib, self.booted_s = 500, 0.0
+        self.xids: tuple[Xid, ...] = ()
         self.start()
 
     def start(self) -> None:
         """Begin as a new process does."""
         self.sampler = Sampler(
-            self, self.kubelet, version="0", clock=self.clock, wall=self.clock, nvml_s=30
+            self,
+            self.kubelet,
+            version="0",
+            clock=self.clock,
+            wall=self.clock,
+            booted_s=self.booted_s,
+            nvml_s=30,
         )
         metrics = AgentMetrics()
         self.writer = Writer(
@@ -46,7 +54,8 @@ class Node:
         card = Gpu(
             **{name: getattr(CARD, name) for name in CARD.__slots__} | {"used_mib": self.used_mib}
         )
-        return Hardware(gpus=(card,))
+        xids, self.xids = self.xids, ()
+        return Hardware(gpus=(card,), xids=xids)
 
     def close(self) -> None: ...
 
@@ -60,8 +69,12 @@ class Node:
     def written_at(self) -> list[float]:
         return [at for at, _ in self.store.written]
 
+    def card(self) -> dict[str, Any]:
+        [gpu] = self.store.written[-1][1]["gpus"]
+        return dict(gpu)
+
     def holder(self) -> dict[str, Any]:
-        [held] = self.store.written[-1][1]["gpus"][0]["holders"]
+        [held] = self.card()["holders"]
         return dict(held)
 
 
@@ -180,6 +193,27 @@ async def test_peaks_of_long_ago_may_be_of_another_pod_of_that_name_and_are_not_
     assert node.holder()["peakMiB"] == 900
 
 
+async def test_an_xid_is_written_at_once_and_a_restart_of_the_agent_does_not_mend_the_card(
+    node: Node,
+) -> None:
+    await node.live(60)
+    since = node.clock.now_s
+    node.xids = (Xid(48, "GPU-0"),)
+    await node.live(10)
+    assert node.card()["health"] == "XidError"
+    before = node.card()["xids"]
+    assert node.written_at[-1] - since <= 10
+
+    node.start()
+    await node.live(60)
+    assert (node.card()["health"], node.card()["xids"]) == ("XidError", before)
+
+    node.booted_s = node.clock.now_s  # of the whole node it does
+    node.start()
+    await node.live(60)
+    assert node.card()["health"] == "Healthy"
+
+
 async def test_nothing_is_written_before_it_is_known_what_there_was(node: Node) -> None:
     node.kubelet.holders, node.used_mib = {"asr": ["GPU-0"]}, 9600
     await node.live(60)
@@ -193,3 +227,47 @@ async def test_nothing_is_written_before_it_is_known_what_there_was(node: Node) 
     await node.live(200)
 
     assert node.holder()["peakMiB"] == 9600
+
+
+FAST = Pace(sample_s=0.001)
+
+
+async def test_an_api_server_that_does_not_answer_holds_up_no_sample_and_no_end(node: Node) -> None:
+    looks, stop = 0, asyncio.Event()
+    read = node.read
+
+    def counted() -> Hardware:
+        nonlocal looks
+        looks += 1
+        if looks == 20:
+            loop.call_soon_threadsafe(stop.set)
+        return read()
+
+    async def never(status: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    loop = asyncio.get_running_loop()
+    node.read, node.store.write = counted, never  # type: ignore[method-assign]
+
+    await asyncio.wait_for(run(node.sampler, node.writer, FAST, stop), 30)
+
+    assert looks >= 20
+
+
+@pytest.mark.parametrize("where", ["reader", "store"])
+async def test_a_defect_ends_the_process_since_its_restart_is_seen_and_its_silence_is_not(
+    node: Node, where: str
+) -> None:
+    def unread() -> Hardware:
+        raise LookupError("a defect")
+
+    async def unwritten(status: dict[str, Any]) -> None:
+        raise LookupError("a defect")
+
+    if where == "reader":
+        node.read = unread  # type: ignore[method-assign]
+    else:
+        node.store.write = unwritten  # type: ignore[method-assign]
+
+    with pytest.raises(LookupError, match="a defect"):
+        await asyncio.wait_for(run(node.sampler, node.writer, FAST, asyncio.Event()), 30)

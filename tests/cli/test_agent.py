@@ -6,29 +6,37 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
 
 import pytest
 
 from tests.agent.podresources import FakeKubelet, pod
 from tests.agent.stub import A100, FakeGpu, Stub, partitioned
+from tests.controlplane.plane import free_port
+from tests.controlplane.program import Program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(
-    library: Path | None, folder: Path, *args: str, environ: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    found = "" if library is None else str(library.parent)
+AGENT = (sys.executable, "-m", "extender.cli", "agent")
+
+
+def environ(library: Path | None, folder: Path) -> dict[str, str]:
+    """Of a process that finds the stub, if there is one, and no cluster."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("KUBERNETES_")},
+        "LD_LIBRARY_PATH": "" if library is None else str(library.parent),
+        "NVML_STUB_FILE": str(folder / "hardware"),
+    }
+
+
+def run(library: Path | None, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "extender.cli", "agent", *args],
-        env={
-            **{k: v for k, v in os.environ.items() if not k.startswith("KUBERNETES_")},
-            "LD_LIBRARY_PATH": found,
-            "NVML_STUB_FILE": str(folder / "hardware"),
-            **(environ or {}),
-        },
+        [*AGENT, *args],
+        env=environ(library, folder),
         capture_output=True,
         text=True,
         check=False,
@@ -76,6 +84,28 @@ def test_outside_of_a_cluster_there_is_nowhere_to_write(tmp_path: Path) -> None:
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.endswith("this is no pod of a cluster, so there is nowhere to write; use --once")
+
+
+def test_a_driver_that_hangs_holds_up_no_end(stub_library: Path, tmp_path: Path) -> None:
+    Stub(tmp_path / "hardware").set_up(options=["hang nvmlDeviceGetCount_v2"])
+    port = free_port()
+    cluster = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
+    flags = ("--bind", "127.0.0.1", "--ops-port", str(port))
+    started = Program(
+        "agent", [*AGENT, *flags], tmp_path, env=environ(stub_library, tmp_path) | cluster
+    )
+
+    def answers() -> bool:
+        """Which it does not before it has begun to read."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+                return bool(answer.status == 200)
+        except URLError:
+            return False
+
+    started.wait_ready(answers)
+
+    assert started.stop(grace_s=25) == 0, started.tail()
 
 
 @pytest.mark.parametrize("port", ["65536", "tcp://10.0.0.7:9091"])

@@ -120,6 +120,12 @@ def test_it_tells_what_is_there_and_what_becomes_of_it(agent: Agent) -> None:
     agent.kubelet.pods.append(pod("llm-0", {"nvidia.com/mig-2g.20gb": [cut.slices[1].uuid]}))
     told = agent.until("the card is cut anew", slices="1/2")
     assert [each["profile"] for each in told["gpus"][1]["slices"]] == ["2g.20gb"] * 2
+    agent.stub.set_up(replace(whole, xids=((13,), (48,))), cut)
+    wait_until(
+        lambda: [gpu["health"] for gpu in agent.status()["gpus"]] == ["XidError", "Healthy"],
+        30,
+        "an XID makes its card ill",
+    )
 
     with urllib.request.urlopen(f"{agent.ops}/metrics", timeout=10) as answer:
         text = answer.read().decode()

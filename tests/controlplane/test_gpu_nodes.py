@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from extender.agent.apiserver import ApiServer, ApiServerError
-from extender.agent.hardware import Gpu, Hardware, Health, Slice
+from extender.agent.hardware import Gpu, Hardware, Health, Slice, Xid
 from extender.agent.metrics import AgentMetrics
 from extender.agent.sampler import Sampler
 from extender.agent.writer import Pace, Writer
@@ -33,8 +33,17 @@ CUT = Gpu(
     product="NVIDIA A100-SXM4-80GB",
     memory_mib=81920,
     mig=True,
+    watched=True,
     slices=(
-        Slice(uuid="MIG-1", profile="3g.40gb", start=0, size=4, memory_mib=40192, used_mib=31_000),
+        Slice(
+            uuid="MIG-1",
+            gpu_instance=2,
+            profile="3g.40gb",
+            start=0,
+            size=4,
+            memory_mib=40192,
+            used_mib=31_000,
+        ),
         Slice(uuid="MIG-2", profile="1g.10gb+me", start=6, size=1, memory_mib=9728, used_mib=13),
     ),
 )
@@ -43,10 +52,11 @@ LOST = Gpu(index=2, uuid="GPU-2", health=Health.LOST, slices=None)
 
 
 class Still:
-    """Hardware that stays as it is."""
+    """Hardware that stays as it is, but for one XID again and again."""
 
     def __init__(self, *gpus: Gpu) -> None:
-        self.hardware = Hardware(gpus=gpus, driver="580.95.05")
+        xids = (Xid(94, "GPU-1", 2),)
+        self.hardware = Hardware(gpus=gpus, driver="580.95.05", xids=xids)
 
     def read(self) -> Hardware:
         return self.hardware
@@ -62,11 +72,11 @@ def installed(plane: ControlPlane, tmp_path: Path) -> Iterator[Installed]:
 
 
 async def written(api: ApiServer, *gpus: Gpu, holders: dict[str, list[str]]) -> dict[str, Any]:
-    """What an agent with this hardware writes after two samples."""
+    """What an agent with this hardware writes after three samples."""
     sampler = Sampler(Still(*gpus), SayingKubelet(holders), version="0.1.0", nvml_s=30)
     writer = Writer(api, sampler, Pace(), AgentMetrics())
-    await sampler.sample()
-    await sampler.sample()
+    for _ in range(3):
+        await sampler.sample()
     await writer.write_if_due()
     sampler.close()
     return sampler.latest
@@ -81,6 +91,8 @@ async def test_an_agent_makes_its_object_and_the_api_server_keeps_every_field_of
     told = await written(agent.api, WHOLE, CUT, LOST, holders={"asr": ["GPU-0"], "llm": ["MIG-1"]})
 
     kept = plane.client.get("GpuNode", "gpu-a")
+    assert told["gpus"][1]["health"] == "XidError"
+    assert [each["code"] for each in told["gpus"][1]["slices"][0]["xids"]] == [94]
     assert kept["status"] == told  # a field that the schema does not know would have been dropped
     assert await agent.api.read() == kept
 
