@@ -192,9 +192,9 @@ class Pair:
         authority.configure_trust(self.tls)
         self.issue()
 
-    def issue(self) -> None:
+    def issue(self, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> None:
         """Write a new pair."""
-        issued = self.authority.issue_cert("localhost", HOST)
+        issued = self.authority.issue_cert("localhost", HOST, key_type=kind)
         issued.private_key_pem.write_to_path(self.key)
         issued.cert_chain_pems[0].write_to_path(self.cert)
 
