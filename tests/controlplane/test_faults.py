@@ -75,7 +75,7 @@ class Scene:
     def oldest_s(self) -> float:
         """The oldest view that a pod was decided on, as replicas say themselves: for a figure."""
         lines = self.fleet.audit()
-        return max(each["snapshotAge"] for each in lines if each["reason"] != "StaleState")
+        return max(float(e["snapshotAge"]) for e in lines if e["reason"] != "StaleState")
 
     def stale_s(self, began_s: float) -> float:
         """When every decision is `StaleState`, if from then on nothing has come; by our own clock."""
