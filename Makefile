@@ -17,6 +17,8 @@ test: promtool test-fast controlplane ## everything: test-fast, then against the
 
 reliability: controlplane ## what goes wrong, under load, for a minute each, with figures: docs/reference/reliability.md
 	RELIABILITY=full $(BIN)/pytest tests/controlplane -m reliability -o timeout=900
+	$(BIN)/python bench/abuse.py
+	$(BIN)/python bench/random_calls.py
 
 test-fast: check helm ## lint, types, layers and the tests that need no control plane
 	$(BIN)/pytest -m 'not controlplane' -n auto --durations=10

@@ -22,6 +22,8 @@ import orjson
 LOOPBACK = "127.0.0.1"
 HUNG_S = 20.0
 """Longer than anything that a port waits for."""
+APART_S = 0.01
+"""Between two pieces, so that they are read as two."""
 AT_ONCE = 50
 """Clients that send malformed requests side by side."""
 SHAKING = 200
@@ -58,7 +60,7 @@ def request(method: str, path: str, body: bytes = b"", *fields: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def exchange(target: Target, name: str, data: bytes) -> str:
+async def exchange(target: Target, name: str, *pieces: bytes) -> str:
     """What comes of these bytes on a connection of their own: a status, `closed` or `hung`."""
     try:
         async with asyncio.timeout(HUNG_S):
@@ -66,8 +68,10 @@ async def exchange(target: Target, name: str, data: bytes) -> str:
                 LOOPBACK, target.ports[name], ssl=target.trust(name)
             )
             try:
-                writer.write(data)
-                await writer.drain()
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(APART_S)
                 head = await reader.readline()
             finally:
                 writer.transport.abort()
@@ -207,6 +211,41 @@ async def huge(target: Target, name: str, count: int, mib: int = 50) -> Counter[
             outcomes[await send(number % 2 == 0)] += 1
 
     await asyncio.gather(*(client() for _ in range(4)))
+    return outcomes
+
+
+async def unfinished(target: Target, name: str, count: int, mib: int = 7) -> Counter[str]:
+    """So many bodies of which the last MiB does not come.
+
+    While they are sent, and a little longer, good requests are sent one after the other, each body
+    after its head, as Go does with a larger one, and it is their outcomes that count.
+    """
+    head = f"POST {PATHS[name]} HTTP/1.1\r\nHost: a\r\nContent-Length: {(mib + 1) * MIB}\r\n\r\n"
+
+    async def send_one() -> asyncio.StreamWriter | None:
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(HUNG_S):
+                _, writer = await asyncio.open_connection(
+                    LOOPBACK, target.ports[name], ssl=target.trust(name)
+                )
+                writer.write(head.encode())
+                for _ in range(mib):
+                    writer.write(b" " * MIB)
+                    await writer.drain()
+                return writer
+        return None
+
+    sending = [asyncio.create_task(send_one()) for _ in range(count)]
+    asked = good(target, name)
+    body_at = asked.index(b"\r\n\r\n") + 4
+    outcomes: Counter[str] = Counter()
+    more = 5
+    while more or not all(task.done() for task in sending):
+        more -= all(task.done() for task in sending)
+        outcomes[await exchange(target, name, asked[:body_at], asked[body_at:])] += 1
+    for task in sending:
+        if (writer := await task) is not None:
+            writer.transport.abort()
     return outcomes
 
 

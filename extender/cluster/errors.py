@@ -17,6 +17,10 @@ class Unreachable(ClusterError):  # noqa: N818  a state of the cluster, not a fa
     """No answer: refused, cut, timed out, TLS failed, or credentials could not be renewed."""
 
 
+class Silent(Unreachable):
+    """A watch that was open and said nothing for too long: what it has brought is not all there is."""
+
+
 class Unreadable(ClusterError):  # noqa: N818  as above
     """An answer came, and it is not what the API server sends."""
 

@@ -43,12 +43,14 @@ class GivenBack:
     ) -> int:
         """Card less slice, over all of them; where one of the two is not known, nothing.
 
+        May be asked by another thread, while pods come and go.
+
         Args:
             nodes: the node of a name.
             overrides: usable MiB by product label and profile, from the configuration.
         """
         total_mib = 0
-        for (name, resource), count in self._slices.items():
+        for (name, resource), count in dict(self._slices).items():
             if (node := nodes(name)) is None:
                 continue
             card = card_mib(node)

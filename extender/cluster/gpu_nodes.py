@@ -56,12 +56,12 @@ class GpuNodes:
         return told.occupancy if told is not None and told.fresh else None
 
     def heard(self) -> int:
-        """Agents that are heard."""
-        return sum(told.fresh for told in self._told.values())
+        """Agents that are heard; may be asked by another thread."""
+        return sum(told.fresh for told in list(self._told.values()))
 
     def silent(self) -> int:
-        """Agents whose object is there, and that are not."""
-        return len(self._told) - self.heard()
+        """Agents whose object is there, and that are not; may be asked by another thread."""
+        return sum(not told.fresh for told in list(self._told.values()))
 
     def expire(self) -> None:
         """Use no longer what agents told that have fallen silent."""

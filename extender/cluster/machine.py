@@ -16,7 +16,7 @@ import structlog
 
 from extender.cluster import wire
 from extender.cluster.backoff import Backoff
-from extender.cluster.errors import ApiError, ClusterError, Unreachable, Unreadable, cut
+from extender.cluster.errors import ApiError, ClusterError, Silent, Unreachable, Unreadable, cut
 
 log = structlog.get_logger(__name__)
 
@@ -280,7 +280,7 @@ class Machine(Generic[T]):
 
     def failed(self, error: ClusterError) -> Action:
         """The list or the watch came to nothing, or broke off."""
-        self._end(told=isinstance(error, Unreachable))
+        self._end(told=isinstance(error, Unreachable) and not isinstance(error, Silent))
         self._healthy = False
         if self.absent(error):
             self._sink.listing()

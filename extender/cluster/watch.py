@@ -10,7 +10,7 @@ from typing import Generic, NoReturn, Protocol
 import structlog
 
 from extender.cluster.client import ApiClient
-from extender.cluster.errors import ApiError, ClusterError, Unreachable, Unreadable
+from extender.cluster.errors import ApiError, ClusterError, Silent, Unreadable
 from extender.cluster.machine import (
     Action,
     List,
@@ -157,7 +157,7 @@ class _Follower(Generic[T]):
                         self._well()
                         await self._breathe()
             except TimeoutError as error:
-                raise Unreachable(f"silent for {machine.silence_s:g} s") from error
+                raise Silent(f"silent for {machine.silence_s:g} s") from error
         after = machine.closed()
         if isinstance(after, Wait):
             self._trouble("watch", "closed", "the server ended the watch too early", after)

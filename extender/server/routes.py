@@ -16,6 +16,7 @@ from extender.core.render import metric_labels
 from extender.scheduling.verbs import BadArgs, Scheduling
 from extender.server.at_once import AtOnce
 from extender.server.audit import Audit
+from extender.server.bodies import Bodies
 from extender.server.listen import refusal
 from extender.server.metrics import Metrics
 
@@ -26,11 +27,10 @@ LARGEST_REVIEW_BYTES = 8 * 1024 * 1024
 LARGEST_ARGS_BYTES = 64 * 1024 * 1024
 """With `nodeCacheCapable: false` the scheduler sends whole nodes: 500 of them are 10 MB."""
 MOST_REVIEWS_BYTES = 64 * 1024 * 1024
-"""Of reviews that are taken in at the same time: 16,000 pods of 4 KB, or eight of the largest. With
-these, copied once, and a large cluster the process stays below the 512 MB it is given."""
+"""Of reviews that come at the same time: 16,000 pods of 4 KB, or eight of the largest. With these,
+copied once, and a large cluster the process stays below the 512 MB it is given."""
 MOST_ARGS_BYTES = 128 * 1024 * 1024
 """Of what a scheduler asks; it asks little at the same time."""
-BODY_S = 10.0
 
 DRY_RUN = web.RequestKey("dry-run", bool)
 CATCH_UP_S = 0.05
@@ -43,47 +43,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def counted(
-    metrics: Metrics,
-    draining: Callable[[], bool],
-    *,
-    most_bytes: int = MOST_REVIEWS_BYTES,
-    body_s: float = BODY_S,
+    metrics: Metrics, draining: Callable[[], bool]
 ) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Middleware: refusals in one line, every request counted, connections let go while draining.
 
     Args:
         metrics: what counts; dry runs have a counter of their own and no other.
         draining: whether clients should go elsewhere.
-        most_bytes: of bodies that may be on their way at the same time.
-        body_s: how long one may take to arrive.
     """
-    coming_bytes = 0
     requests = cache(metrics.requests.labels)
-
-    async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal coming_bytes
-        if request.content.is_eof():  # it came whole with its head: nothing to count or to time
-            return await _answered(request, handler)
-        size = request.content_length
-        if size is None:
-            size = request.client_max_size if request.body_exists else 0
-        if size > request.client_max_size:
-            return _too_large(request)
-        if coming_bytes + size > most_bytes:
-            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once; try again")
-        coming_bytes += size
-        try:
-            async with asyncio.timeout(body_s):
-                return await _answered(request, handler)
-        except TimeoutError:
-            return refusal(HTTPStatus.REQUEST_TIMEOUT, f"the body took longer than {body_s:g} s")
-        finally:
-            coming_bytes -= size
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
-        response = await answered(request, handler)
+        response = await _answered(request, handler)
         if draining():
             response.force_close()
         if DRY_RUN not in request:
@@ -95,6 +68,8 @@ def counted(
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if not request.content.is_eof() and (request.content_length or 0) > request.client_max_size:
+        return _too_large(request)
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
@@ -145,6 +120,7 @@ def webhook_port(
     """POST /mutate."""
     latency = metrics.latency.labels("/mutate")
     decisions = cache(metrics.decisions.labels)
+    bodies = Bodies(MOST_REVIEWS_BYTES)
 
     def reviewed(body: bytes) -> Answered:
         begun_s = time.perf_counter()
@@ -158,7 +134,8 @@ def webhook_port(
         return Answered(found.answer, found.dry_run)
 
     async def mutate(request: web.Request) -> web.Response:
-        answered = reviewed(await request.read())
+        async with bodies.whole(request) as body:
+            answered = reviewed(body)
         if answered.dry_run:
             request[DRY_RUN] = True
         return _json(answered)
@@ -218,9 +195,9 @@ class NodeFilter:
 def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[], bool]) -> Port:
     """POST /scheduler/filter and /scheduler/prioritize."""
     app = web.Application(
-        client_max_size=LARGEST_ARGS_BYTES,
-        middlewares=[counted(metrics, draining, most_bytes=MOST_ARGS_BYTES)],
+        client_max_size=LARGEST_ARGS_BYTES, middlewares=[counted(metrics, draining)]
     )
+    bodies = Bodies(MOST_ARGS_BYTES)
     nodes = NodeFilter(scheduling, metrics.latency.labels("/scheduler/filter").observe)
     prioritized_s = metrics.latency.labels("/scheduler/prioritize")
 
@@ -231,10 +208,12 @@ def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[
         return Answered(answer)
 
     async def filter_nodes(request: web.Request) -> web.Response:
-        return _json(await nodes.filtered(await request.read()))
+        async with bodies.whole(request) as body:
+            return _json(await nodes.filtered(body))
 
     async def prioritize(request: web.Request) -> web.Response:
-        return _json(prioritized(await request.read()))
+        async with bodies.whole(request) as body:
+            return _json(prioritized(body))
 
     app.router.add_post("/scheduler/filter", filter_nodes)
     app.router.add_post("/scheduler/prioritize", prioritize)

@@ -52,7 +52,12 @@ class Live:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        # What a listener is given cannot be exchanged, and it keeps one certificate for each type of
+        # key: beside a new one of ECDSA it would go on showing the old one of RSA. So it has none of
+        # its own, and hands each handshake, with a server's name or without, to that of the day.
         self.context = server_context()
+        self.context.sni_callback = self._hand_over
+        self._current = server_context()
         self.pair = b"", b""
         self._ends_s = float("nan")
 
@@ -62,15 +67,18 @@ class Live:
         Raises:
             OSError: it cannot be used, or the key belongs to another; the old one stays.
         """
-        # A throw-away context first: a key that does not match must not spoil the live one.
-        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
+        context = server_context()
+        load_pair(context, cert, key)
         try:
             ends = ends_s(x509.load_pem_x509_certificates(cert)[0])
         except ValueError as error:
             raise OSError(f"the certificate cannot be read: {error}") from None
-        load_pair(self.context, cert, key)
+        self._current = context
         self.pair = cert, key
         self._ends_s = ends
+
+    def _hand_over(self, handshake: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
+        handshake.context = self._current
 
     def left_s(self) -> float:
         """Seconds until what is loaded expires."""

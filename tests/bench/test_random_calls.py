@@ -3,6 +3,9 @@
 from bench._random_calls import questions, reviews
 from bench.random_calls import call
 
+MOST_GROWTH_MB = 2.0
+"""One kilobyte for each review that is left over would be as much."""
+
 
 def test_the_same_seed_makes_the_same_calls() -> None:
     for asking in (reviews, questions):
@@ -18,3 +21,9 @@ def test_calls_are_decided_on_as_well_as_refused_and_none_fails() -> None:
     assert outcomes["review"].keys() == {"left", "refused", "rewritten"}
     assert outcomes["filter"].keys() == outcomes["prioritize"].keys() == {"answered", "refused"}
     assert sum(found.total() for found in outcomes.values()) == 600
+
+
+def test_after_the_first_tenth_of_the_calls_memory_grows_no_more() -> None:
+    _, early_mb, late_mb = call(seed=2, count=6000)
+
+    assert late_mb - early_mb < MOST_GROWTH_MB

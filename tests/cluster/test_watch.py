@@ -242,12 +242,13 @@ async def test_noise_instead_of_a_list_is_tried_again(tmp_path: Path) -> None:
     assert "html" not in str(play.logs)
 
 
-async def test_a_watch_that_hangs_is_left(tmp_path: Path) -> None:
-    pace = Pace(watch_s=(0, 0), grace_s=0.1, healthy_s=0.0, backoff_s=0.02)
+async def test_a_watch_that_hangs_is_left_and_does_not_count_as_heard(tmp_path: Path) -> None:
+    pace = Pace(watch_s=(0, 0), grace_s=0.1, healthy_s=0.0, brief_s=0.0, backoff_s=0.02)
     play = await Play(listing(5, A), watching(then="hang")).run(tmp_path, pace)
 
     assert play.kinds() == ["list", "watch@5", "watch@5"]
     assert "silent for 0.1 s" in play.logs[-1]["error"]
+    assert len(play.mirror.heard_at_s) == 1  # the list
 
 
 async def test_a_watch_that_hangs_after_a_bookmark_is_left_sooner(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from extender.cluster.errors import ApiError, ClusterError, Unreachable, Unreadable
+from extender.cluster.errors import ApiError, ClusterError, Silent, Unreachable, Unreadable
 from extender.cluster.machine import Action, List, Wait, Watch
 from tests.cluster.watching import (
     Bench,
@@ -120,6 +120,20 @@ def test_a_watch_that_ends_at_once_or_with_an_error_shows_nothing() -> None:
     assert bench.mirror.heard_at_s == [1000.0]
 
 
+def test_watches_that_open_and_hang_show_nothing_however_many_they_are() -> None:
+    bench = Bench().watching().later(60)
+    bench.machine.line(bookmark(6))
+    for _ in range(50):
+        silence_s = bench.machine.silence_s
+        after = bench.later(silence_s).machine.failed(Silent(f"silent for {silence_s:g} s"))
+        assert versions(after) == "6"
+        bench.machine.opened()
+
+    assert bench.mirror.heard_at_s == [1000.0, 1060.0]
+    bench.later(1).machine.line(bookmark(9))
+    assert bench.mirror.heard_at_s[2:] == [bench.clock.now_s]
+
+
 @pytest.mark.parametrize("events", [0, 1])
 def test_a_watch_that_ends_at_once_waits_longer_each_time(events: int) -> None:
     bench = Bench().watching()
@@ -162,6 +176,7 @@ def test_a_watch_that_ends_every_second_is_asked_for_again_within_half_a_second(
         (ApiError(500, "InternalError"), False, True),
         (ApiError(503, "ServiceUnavailable"), False, True),
         (Unreachable("cut"), False, True),
+        (Silent("silent for 100 s"), False, True),
         (Unreadable("noise"), True, True),
     ],
 )

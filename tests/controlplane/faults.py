@@ -43,11 +43,13 @@ class Fault:
         gone: every list, and every watch by an ERROR event, is answered 410.
         answer_s: how long every answer takes to begin.
         watch_s: after so long every watch is ended, in good order; None: never.
+        silent: every watch begins, and brings nothing.
     """
 
     gone: bool = False
     answer_s: float = 0.0
     watch_s: float | None = None
+    silent: bool = False
 
 
 class Between:
@@ -95,9 +97,12 @@ class Between:
         await self._session.close()
 
     async def now(self, fault: Fault) -> float:
-        """This is wrong from now on, and watches that are open are cut; the monotonic time."""
-        self._fault = fault
-        if fault != Fault():
+        """This is wrong from now on, and watches that are open are cut; the monotonic time.
+
+        When all is well again, watches are cut only if they would bring nothing for ever.
+        """
+        silent, self._fault = self._fault.silent, fault
+        if silent or fault != Fault():
             self._cut.set()
             self._cut = asyncio.Event()
         return time.monotonic()
@@ -112,11 +117,15 @@ class Between:
         if fault.gone and listing:
             return web.json_response(EXPIRED, status=410)
         try:
-            return await self._passed_on(request, fault.watch_s if watch else None)
+            if watch:
+                return await self._passed_on(request, fault.watch_s, silent=fault.silent)
+            return await self._passed_on(request)
         except (aiohttp.ClientError, OSError):
             return _cut(request)  # it is really away
 
-    async def _passed_on(self, request: web.Request, until_s: float | None) -> web.StreamResponse:
+    async def _passed_on(
+        self, request: web.Request, until_s: float | None = None, *, silent: bool = False
+    ) -> web.StreamResponse:
         cut = self._cut
         async with self._session.request(
             request.method,
@@ -129,6 +138,8 @@ class Between:
                 if name in theirs.headers:
                     ours.headers[name] = theirs.headers[name]
             await ours.prepare(request)
+            if silent:
+                await cut.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(until_s):
                     await _copy(theirs, ours, cut)

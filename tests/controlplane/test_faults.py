@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.controlplane, pytest.mark.reliability]
 
 STALE_AFTER_S = form(4, 30)
+SLACK_S = 3.0
+"""Until a replica has taken in what came before it went wrong, on a machine however busy."""
 LASTS_S = form(6, 60)
 PATIENT_S = form(10, 30)
 """`staleAfter` where no pod is to be left for it, on a machine however busy."""
@@ -71,12 +73,31 @@ class Scene:
         self.background.run(becomes_equal(self.plane, self.view, 60))
 
     def oldest_s(self) -> float:
-        """The oldest view that a pod was decided on; none is older than `staleAfter`."""
-        ages = {True: [0.0], False: [0.0]}
-        for line in self.fleet.audit():
-            ages[line["reason"] == "StaleState"].append(line["snapshotAge"])
-        assert max(ages[False]) <= self.stale_after_s
-        return max(ages[False])
+        """The oldest view that a pod was decided on, as replicas say themselves: for a figure."""
+        lines = self.fleet.audit()
+        return max(float(e["snapshotAge"]) for e in lines if e["reason"] != "StaleState")
+
+    def stale_s(self, began_s: float) -> float:
+        """When every decision is `StaleState`, if from then on nothing has come; by our own clock."""
+        return began_s + self.stale_after_s + SLACK_S
+
+    def ask(self, began_s: float, until_s: float) -> tuple[list[str], list[str]]:
+        """Reasons of all replicas, again and again: before the view must be stale, and after that.
+
+        Args:
+            began_s: when it went wrong.
+            until_s: go on at least until then.
+        """
+        pod = gpu_pod("asks", self.namespace, annotations={"migfit.io/gpu-memory": "9.6G"})
+        before: list[str] = []
+        after: list[str] = []
+        while time.monotonic() < until_s or not after:
+            for replica in self.fleet.replicas:
+                late = time.monotonic() >= self.stale_s(began_s)
+                (after if late else before).append(self.fleet.review(replica, pod))
+                assert replica.ready()
+            time.sleep(0.2)
+        return before, after
 
 
 @pytest.fixture
@@ -122,22 +143,40 @@ def test_a_restart_of_the_api_server_loses_nothing(scene: Scene, figure: Figure)
 def test_while_the_api_server_is_away_the_last_view_serves_until_it_is_stale(
     scene: Scene, figure: Figure
 ) -> None:
-    pod = gpu_pod("asks", scene.namespace, annotations={"migfit.io/gpu-memory": "9.6G"})
-    replicas = scene.fleet.replicas
-    reasons: list[str] = []
-
     with scene.plane.without_apiserver():
         gone_s = time.monotonic()
-        while time.monotonic() - gone_s < LASTS_S or set(reasons[-2:]) != {"StaleState"}:
-            reasons += [scene.fleet.review(replica, pod) for replica in replicas]
-            assert all(replica.ready() for replica in replicas)
-            time.sleep(0.2)
+        before, after = scene.ask(gone_s, gone_s + LASTS_S)
     back_s = time.monotonic()
     right_s = scene.wait_right()
     scene.nothing_is_lost()
 
-    assert reasons[:2] == ["Fits", "Fits"]
     figure(f"all right {right_s - back_s:.1f} s after it is back; {scene.oldest_s():.1f} s old")
+    assert before[:2] == ["Fits", "Fits"]
+    assert set(after) == {"StaleState"}
+
+
+@pytest.mark.parametrize("scene", [form(STALE_AFTER_S, 120)], indirect=True, ids=["patient"])
+def test_while_watches_hang_the_last_view_serves_until_it_is_stale_and_then_no_more(
+    scene: Scene, figure: Figure
+) -> None:
+    """In full it lasts for two of the silences after which a watch that sends bookmarks is left."""
+    opened_s = time.monotonic()
+    bookmarked_s = form(0, 75)
+    wait_until(
+        lambda: time.monotonic() - opened_s >= bookmarked_s, 90, "every watch has a bookmark"
+    )
+
+    began_s = scene.now(Fault(silent=True))
+    node = scene.fleet.new_node(PLENTY)
+    before, after = scene.ask(began_s, began_s + form(LASTS_S, 220))
+    assert not scene.fleet.know(node)
+    healed_s = scene.now(Fault())
+    right_s = scene.wait_right()
+    scene.nothing_is_lost()
+
+    figure(f"all right {right_s - healed_s:.1f} s after; {scene.oldest_s():.1f} s old")
+    assert before[:2] == ["Fits", "Fits"]
+    assert set(after) == {"StaleState"}
 
 
 @pytest.mark.parametrize("scene", [PATIENT_S], indirect=True, ids=["patient"])
@@ -165,14 +204,22 @@ def test_with_410_at_every_relist_the_last_view_serves_until_it_is_stale(
     began_s = scene.now(Fault(gone=True))
     node = scene.fleet.new_node(PLENTY)
     wait_until(lambda: time.monotonic() - began_s >= LASTS_S, 90, "it has lasted")
-    wait_until(lambda: "StaleState" in load.reasons, 30, "the view is stale")
+    stale_s = scene.stale_s(began_s)
+    wait_until(lambda: load.since(stale_s) > 10, 60, "pods are created when the view is stale")
     assert not scene.fleet.know(node)
+    told_s = time.monotonic()
     healed_s = scene.now(Fault())
     right_s = scene.wait_right()
     scene.nothing_is_lost(load)
 
     figure(f"all right {right_s - healed_s:.1f} s after; {scene.oldest_s():.1f} s old", load)
     assert load.failed == load.missed == []
+    late = [
+        each
+        for each in load.all
+        if each.began_s >= stale_s and each.began_s + each.lasted_s < told_s
+    ]
+    assert {each.reason for each in late} == {"StaleState"}
 
 
 def test_an_api_server_that_takes_two_seconds_slows_no_creation(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -47,10 +48,8 @@ def start(tmp_path: Path, embedded: Embedded, pair: Pair) -> Iterator[Start]:
     """Start a server of the test's own, which need not survive it."""
     with ExitStack() as stack:
 
-        def begin(
-            *flags: object, kubeconfig: Path = embedded.kubeconfig, reading: bool = True
-        ) -> Serving:
-            running = Serving(tmp_path / "serving", kubeconfig, pair, *flags, reading=reading)
+        def begin(*flags: object, kubeconfig: Path = embedded.kubeconfig, **more: Any) -> Serving:
+            running = Serving(tmp_path / "serving", kubeconfig, pair, *flags, **more)
             stack.callback(running.clean_up)
             return running
 

@@ -192,9 +192,9 @@ class Pair:
         authority.configure_trust(self.tls)
         self.issue()
 
-    def issue(self) -> None:
+    def issue(self, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> None:
         """Write a new pair."""
-        issued = self.authority.issue_cert("localhost", HOST)
+        issued = self.authority.issue_cert("localhost", HOST, key_type=kind)
         issued.private_key_pem.write_to_path(self.key)
         issued.cert_chain_pems[0].write_to_path(self.cert)
 
@@ -211,10 +211,17 @@ class Serving:
         pair: the webhook's certificate.
         flags: more of the command line; they come last.
         reading: whether anybody reads its stdout.
+        command: in place of `migfit serve`.
     """
 
     def __init__(
-        self, folder: Path, kubeconfig: Path, pair: Pair, *flags: object, reading: bool = True
+        self,
+        folder: Path,
+        kubeconfig: Path,
+        pair: Pair,
+        *flags: object,
+        reading: bool = True,
+        command: tuple[str, ...] = ("-m", "extender.cli", "serve"),
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.config = folder / "config.yaml"
@@ -233,10 +240,11 @@ class Serving:
             "--bind": HOST,
             "--lame-duck": 0,
         }
-        command = [sys.executable, "-m", "extender.cli", "serve"]
-        command += [str(word) for flag in words.items() for word in flag]
+        told = [str(word) for flag in words.items() for word in flag]
         self.process = subprocess.Popen(
-            [*command, *map(str, flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, *command, *told, *map(str, flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self._readers = [threading.Thread(target=self._read_log, daemon=True)]
         if reading:

@@ -6,7 +6,17 @@ from functools import partial
 
 import pytest
 
-from bench._abuse import Attack, Target, crowd, dense, half_open, huge, storm, survive
+from bench._abuse import (
+    Attack,
+    Target,
+    crowd,
+    dense,
+    half_open,
+    huge,
+    storm,
+    survive,
+    unfinished,
+)
 from extender.server.connections import MOST_CONNECTIONS
 from tests.server.conftest import Start
 from tests.server.serving import Serving, review_of
@@ -26,7 +36,11 @@ def abused(serving: Serving) -> Iterator[Target]:
 
 
 def survived(target: Target, attack: Attack) -> Counter[str]:
-    """What came of an attack, if the process has kept its memory and answered all along."""
+    """What came of an attack, if the process has kept its memory and answered all along.
+
+    How soon it said that it is alive is for `bench/abuse.py` to tell: a time depends on the machine.
+    That it need not wait for the reviews is shown in `test_operations.py`.
+    """
     found = survive(target, attack)
     assert found.pulse.failed == 0
     assert found.pulse.latencies_s
@@ -62,6 +76,15 @@ def test_huge_bodies_are_refused_by_their_size_or_read_and_refused(
 
     assert outcomes.total() == 2
     assert outcomes.keys() <= {"400", "405", "413"}
+
+
+@pytest.mark.parametrize("name", ["webhook", "extender"])
+def test_beside_large_bodies_that_lack_their_end_small_ones_are_taken_in(
+    abused: Target, name: str
+) -> None:
+    outcomes = survived(abused, partial(unfinished, abused, name, 60))
+
+    assert outcomes.keys() == {"200"}
 
 
 @pytest.mark.parametrize("name", ["webhook", "extender"])

@@ -17,7 +17,7 @@ from prometheus_client import generate_latest
 from extender.admission.review import Reviewer
 from extender.cluster.state import State
 from extender.core.policy import Policy
-from extender.server.audit import LONGEST_LINE_BYTES, Audit, _encoded
+from extender.server.audit import LONGEST_LINE_BYTES, QUEUE_BYTES, Audit, _encoded
 from extender.server.listen import listening
 from extender.server.metrics import Metrics
 from extender.server.routes import webhook_port
@@ -34,6 +34,7 @@ from tests.server.serving import (
 )
 
 FORGED = 'a"}\n{"event":"admission","id":"forged"}\r\n\u2028{"id":"forged"}\u0085\x1b[31m\x9b'
+DROPPED = "migfit_audit_dropped_total"
 
 
 class Pipe:
@@ -299,7 +300,9 @@ def test_no_name_can_forge_a_line(serving: Serving) -> None:
     assert all(text.isascii() and text.startswith('{"time"') for text in serving.audit_texts())
 
 
-def test_with_its_stdout_blocked_the_process_serves_and_still_ends_well(start: Start) -> None:
+def test_with_its_stdout_blocked_the_process_serves_counts_lost_lines_and_ends_well(
+    start: Start,
+) -> None:
     running = start(reading=False).wait_ready()
 
     with running.wire("webhook") as wire:  # some 200 KB of audit; a pipe takes 64
@@ -310,6 +313,11 @@ def test_with_its_stdout_blocked_the_process_serves_and_still_ends_well(start: S
                 answer = wire.answer()
                 assert answer is not None
                 assert answer.status == 200
+        assert running.metrics()[DROPPED] == 0
+        large = review_of(gpu_pod(annotations={"note": "x" * (QUEUE_BYTES // 64)}))
+        for _ in range(80):  # the lines about 64 of them may wait
+            assert wire.ask("POST", "/mutate", large).status == 200
 
+    assert running.metrics()[DROPPED] >= 80 - 64
     assert running.ready()
     assert running.stop() == 0

@@ -1,12 +1,19 @@
 """Names of metrics are API; their labels come from closed lists."""
 
 import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from extender.cluster.objects import GpuNodeObject, PodObject
 from extender.core.reason import Action, Reason
 from extender.server.metrics import Metrics
+from tests.build import bound, mig, node, state
 from tests.server.serving import Serving, gpu_pod, request, review_of
 
 OURS = {
@@ -126,6 +133,50 @@ def test_gauges_are_read_when_somebody_looks(good: bool) -> None:
     assert read("migfit_synced") == good
     assert read("migfit_config_valid") == good
     assert read("migfit_memory_given_back_bytes") == 7 << 30
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns a thousand times more often."""
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(usual_s)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_somebody_may_look_from_another_thread_while_the_cluster_changes() -> None:
+    metrics, cluster = Metrics(), state(node())
+    metrics.observe(
+        age_s=cluster.age_s,
+        synced=lambda: cluster.synced,
+        config_valid=lambda: True,
+        given_back_bytes=cluster.given_back_bytes,
+    )
+    metrics.observe_agents(cluster.gpu_nodes.heard, cluster.gpu_nodes.silent)
+    beat = {"heartbeatTime": "2026-11-25T00:00:00Z"}
+    there = []
+    for number in range(5000):
+        on = f"gpu-{number}"
+        pod = bound(on, on, {mig("2g.20gb"): 1})
+        pod["metadata"]["labels"] = {"migfit.io/rewritten": "true"}
+        agent = {"metadata": {"name": on}, "status": beat}
+        there.append((msgspec.convert(pod, PodObject), msgspec.convert(agent, GpuNodeObject)))
+
+    def change() -> None:
+        for pod, agent in there:
+            cluster.pods.remove(pod)
+            cluster.pods.upsert(pod)
+            cluster.gpu_nodes.held.remove(agent)
+            cluster.gpu_nodes.held.upsert(agent)
+
+    change()
+    with ThreadPoolExecutor(1) as operations:
+        looking = operations.submit(lambda: [generate_latest(metrics.registry) for _ in range(100)])
+        while not looking.done():
+            change()
+
+    assert len(looking.result()) == 100
 
 
 def test_what_watches_do_is_counted_by_resource() -> None:

@@ -15,7 +15,7 @@ from extender.server.mutual import Mutual
 from extender.server.tls import Certificate
 from tests.server.conftest import Start
 from tests.server.serving import HOST, Pair, Wire
-from tests.server.test_tls import serial, shown
+from tests.server.test_tls import ECDSA, RSA, serial, shown
 
 CLOSED = (ssl.SSLError, ConnectionError, AssertionError)
 """How a refusal shows: by TLS 1.3 a client hears of it when it first reads."""
@@ -148,8 +148,14 @@ async def test_a_session_cannot_be_taken_up_again_without_a_certificate(
         assert session is None or not session.has_ticket
 
 
+@pytest.mark.parametrize("kind", [ECDSA, RSA])
 async def test_it_shows_the_webhooks_certificate_also_when_that_is_renewed(
-    port: int, live: Certificate, pair: Pair, caller: Caller, schedulers: trustme.CA
+    port: int,
+    live: Certificate,
+    pair: Pair,
+    caller: Caller,
+    schedulers: trustme.CA,
+    kind: trustme.KeyType,
 ) -> None:
     async def seen() -> int:
         with await asyncio.to_thread(Wire, port, caller(schedulers)) as wire:
@@ -158,7 +164,7 @@ async def test_it_shows_the_webhooks_certificate_also_when_that_is_renewed(
     first = serial(pair)
     assert await seen() == first
 
-    pair.issue()
+    pair.issue(kind)
     assert live.reload()
 
     assert await seen() == serial(pair) != first

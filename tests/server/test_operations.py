@@ -1,13 +1,17 @@
 """The operations port: health, readiness, metrics, from a thread of its own."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from extender.server.metrics import Metrics
 from extender.server.operations import OperationsThread, operations_app
-from tests.server.serving import HOST, Answer, Wire
+from tests.server import stuck
+from tests.server.conftest import Start
+from tests.server.serving import HOST, Answer, Wire, review_of, wait_until
 
 Serve = Callable[..., int]
 
@@ -83,3 +87,25 @@ def test_when_stopped_it_serves_no_more() -> None:
     assert not thread._thread.is_alive()
     with pytest.raises(ConnectionRefusedError):
         Wire(port)
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+def test_while_a_review_keeps_the_process_from_all_else_it_says_how_it_is(
+    start: Start, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    running = start(command=(stuck.__file__, str(held))).wait_ready()
+    held.touch()
+    with ThreadPoolExecutor(1) as asking:
+        answer = asking.submit(running.ask, "webhook", "POST", "/mutate", review_of())
+        try:
+            wait_until(held.with_suffix(".begun").exists, "the review has begun")
+            for path in ("/healthz", "/readyz", "/metrics") * 5:
+                assert running.ask("ops", "GET", path).status == 200
+            assert not answer.done()
+        finally:
+            held.unlink()
+
+    assert answer.result().status == 200

@@ -1,6 +1,5 @@
 """Both request ports over real sockets: what they answer, and what they survive."""
 
-import asyncio
 import base64
 import json
 import re
@@ -308,8 +307,8 @@ async def serve(metrics: Metrics) -> AsyncIterator[Serve]:
     """An app with one route `/do`, behind the middleware; its URL."""
     async with AsyncExitStack() as stack:
 
-        async def begin(handle: Handle, *, draining: bool = False, **limits: Any) -> str:
-            middleware = counted(metrics, lambda: draining, **limits)
+        async def begin(handle: Handle, *, draining: bool = False) -> str:
+            middleware = counted(metrics, lambda: draining)
             app = web.Application(client_max_size=1000, middlewares=[middleware])
             app.router.add_post("/do", handle)
             port = await stack.enter_async_context(listening(app, HOST, 0, drain_s=0.1))
@@ -326,51 +325,6 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def read_it(request: web.Request) -> web.StreamResponse:
     return web.Response(text=f"{len(await request.read())}\n")
-
-
-async def slowly(first: bytes, go: asyncio.Event, last: bytes) -> AsyncIterator[bytes]:
-    yield first
-    await go.wait()
-    yield last
-
-
-async def test_too_many_bodies_at_once_are_refused_until_there_is_room(
-    serve: Serve, session: aiohttp.ClientSession
-) -> None:
-    begun = asyncio.Event()
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        begun.set()
-        return await read_it(request)
-
-    url = await serve(handle, most_bytes=1500)
-    go = asyncio.Event()
-    slow = asyncio.create_task(session.post(url, data=slowly(b"a", go, b"b")))
-    await begun.wait()
-
-    async with session.post(url, data=slowly(b"c", go, b"d")) as answer:
-        assert answer.status == 503
-        assert (await answer.text()).splitlines() == ["too many requests at once; try again"]
-
-    go.set()
-    assert (await slow).status == 200
-    async with session.post(url, data=slowly(b"c", go, b"d")) as answer:
-        assert (answer.status, await answer.text()) == (200, "2\n")
-
-
-async def test_a_body_that_does_not_arrive_is_given_up(
-    serve: Serve, session: aiohttp.ClientSession
-) -> None:
-    url = await serve(read_it, body_s=0.05)
-    go = asyncio.Event()
-
-    answer = await session.post(url, data=slowly(b"a", go, b"b"))
-
-    assert answer.status == 408
-    assert (await answer.text()).splitlines() == ["the body took longer than 0.05 s"]
-    go.set()
-    async with session.post(url, data=b"ab") as answer:
-        assert (answer.status, await answer.text()) == (200, "2\n")
 
 
 async def test_a_bug_of_ours_is_one_line_to_the_client_and_a_trace_in_the_log(

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from extender.server.settings import BAD_INPUT, Settings, StartError
 from extender.server.tls import Certificate, certificate
 from tests.server.serving import HOST, Pair, Wire
 
+ECDSA, RSA = trustme.KeyType.ECDSA, trustme.KeyType.RSA
+
 
 def serial(pair: Pair) -> int:
     """Of the certificate in the file."""
@@ -35,6 +38,14 @@ def shown(wire: Wire) -> int:
     der = wire.socket.getpeercert(binary_form=True)
     assert der is not None
     return x509.load_der_x509_certificate(der).serial_number
+
+
+def shake(*sides: ssl.SSLObject) -> None:
+    """A handshake of these two."""
+    for _ in range(4):
+        for side in sides:
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
 
 
 @pytest.fixture
@@ -121,6 +132,38 @@ async def test_files_that_cannot_be_used_leave_the_old_pair_in_place(
 
     with await dial(port, pair) as wire:
         assert (shown(wire), await ask(wire)) == (first, 200)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("kinds", [(ECDSA, RSA), (RSA, ECDSA)], ids=["to RSA", "to ECDSA"])
+@pytest.mark.parametrize("name", ["localhost", HOST])  # an address is told to no server
+async def test_a_renewed_certificate_is_shown_whatever_the_type_of_its_key(
+    tmp_path: Path,
+    authority: trustme.CA,
+    version: ssl.TLSVersion,
+    kinds: tuple[trustme.KeyType, trustme.KeyType],
+    name: str,
+) -> None:
+    pair = Pair(tmp_path / "pair", authority)
+    pair.issue(kinds[0])
+    live = Certificate(pair.cert, pair.key)
+    pair.tls.minimum_version = pair.tls.maximum_version = version
+
+    def seen() -> int:
+        here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = pair.tls.wrap_bio(there, here, server_hostname=name)
+        shake(client, live.context.wrap_bio(here, there, server_side=True))
+        der = client.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der).serial_number
+
+    first = serial(pair)
+    assert seen() == first
+
+    pair.issue(kinds[1])
+    assert live.reload()
+
+    assert seen() == serial(pair) != first
 
 
 def test_unchanged_files_are_not_loaded_again(live: Certificate, pair: Pair) -> None:
@@ -219,11 +262,6 @@ def test_a_chain_is_served_whole(tmp_path: Path) -> None:
     client, server = ssl.MemoryBIO(), ssl.MemoryBIO()
     there = live.context.wrap_bio(server, client, server_side=True)
     here = pair.tls.wrap_bio(client, server, server_hostname="localhost")
-    for _ in range(4):
-        for side in (here, there):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
+    shake(here, there)
     assert here.version() == "TLSv1.3"
     shutil.rmtree(tmp_path / "chain")
