@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterator, Sequence
 
-from extender.cluster.holds import Hold, Holds
+from extender.cluster.holds import LONGEST_NAME, Hold, Holds
 from extender.cluster.rewritten import Rewritten, Trouble, Watched
 from extender.core.policy import BackoffAction, Mode, Policy
 from extender.core.snapshot import Snapshot
@@ -35,6 +35,12 @@ def new_holds(
                 ),
             )
     return list(found.values())
+
+
+def can_be_held(trouble: Trouble) -> bool:
+    """Whether its workload is one that there can be: an ownerReference may name anything."""
+    workload = trouble.watched.pod.workload
+    return max(len(workload.kind), len(workload.name)) <= LONGEST_NAME
 
 
 def known(troubles: Sequence[Trouble], holds: Holds) -> list[Trouble]:

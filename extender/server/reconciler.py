@@ -7,7 +7,7 @@ the way of a request, and nothing that fails here ends the process.
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +18,7 @@ from extender.cluster.errors import ApiError, ClusterError
 from extender.cluster.holds import Hold, Holds, HoldStore, marked_deleted, rfc3339
 from extender.cluster.leadership import Leadership
 from extender.cluster.missed import Missed, since
-from extender.cluster.reconcile import known, new_holds, to_delete
+from extender.cluster.reconcile import can_be_held, known, new_holds, to_delete
 from extender.cluster.rewritten import SELECTOR, Rewritten, Trouble, Watched
 from extender.cluster.state import State
 from extender.cluster.statuses import RewrittenPod
@@ -36,6 +36,14 @@ MOST_MISSED = 50
 """Told in one round, each with an Event: an hour's outage must not flood the API server."""
 PATIENCE_S = 10.0
 """A replica is not ready before it has read the holds, but for no longer than this."""
+_UNFIT = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+"""Answers to what we want to write, and not to when."""
 _API_OF = {"Deployment": "apps/v1", "CronJob": "batch/v1", "Pod": "v1"}
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -133,9 +141,12 @@ class Reconciler:
         )
         self._tell_missed()
         self._tell_unmet()
-        await self._hold(new_holds(troubles, self.holds, policy, self._wall()))
+        found = new_holds(self._nameable(troubles), self.holds, policy, self._wall())
+        refused = await _refused(self._hold(found))
         for watched, hold in doomed:
-            await self._recreate(watched, hold)
+            refused = await _refused(self._recreate(watched, hold)) or refused
+        if refused is not None:
+            raise refused
 
     async def _look(self) -> None:
         """Look at pods a few at a time, and let answers to pods on their way come in between."""
@@ -191,7 +202,37 @@ class Reconciler:
 
     # --- mending ---------------------------------------------------------------------------------
 
+    def _nameable(self, troubles: Sequence[Trouble]) -> list[Trouble]:
+        """Those whose workload can be held back; of the others the log tells, and that is all."""
+        others = [trouble for trouble in troubles if not can_be_held(trouble)]
+        if others:
+            pod = others[0].watched.pod
+            log.warning(
+                "not held back: the owner's kind or name is longer than any can be",
+                pods=len(others),
+                namespace=pod.namespace,
+                pod=pod.name,
+            )
+        for trouble in others:
+            self.rewritten.blame(trouble)
+        return [trouble for trouble in troubles if can_be_held(trouble)]
+
     async def _hold(self, found: list[tuple[Trouble, Hold]]) -> None:
+        """Write holds down, one by one where one of them spoils them all."""
+        try:
+            await self._write(found)
+        except ApiError as error:
+            if error.status not in _UNFIT or len(found) == 1:
+                raise
+        else:
+            return
+        refused = None
+        for each in found:
+            refused = await _refused(self._write([each])) or refused
+        if refused is not None:
+            raise refused
+
+    async def _write(self, found: list[tuple[Trouble, Hold]]) -> None:
         if not found or not self.leadership.held:
             return
         holds = [hold for _, hold in found]
@@ -233,6 +274,15 @@ class Reconciler:
         message = f"pod {pod.name} deleted, to come back whole: {hold.why}"
         self._tell(_held(watched, hold, message, deleted=True), f"{_occasion(now_s)}.deleted")
         log.info("pod deleted", namespace=pod.namespace, pod=pod.name)
+
+
+async def _refused(step: Awaitable[None]) -> ApiError | None:
+    """Take a step: what the API server refuses about one workload must not hold up the others."""
+    try:
+        await step
+    except ApiError as error:
+        return error
+    return None
 
 
 def _held(watched: Watched, hold: Hold, message: str, *, deleted: bool = False) -> Finding:

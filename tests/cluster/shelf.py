@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from extender.cluster.errors import ApiError, Unreachable
@@ -12,6 +14,14 @@ if TYPE_CHECKING:
     from extender.cluster.client import ApiClient
 
 JSON = dict[str, Any]
+Hook = Callable[[str, str, bytes], None]
+"""Gets method, path and body of a request."""
+
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+
+
+def _nothing(_method: str, _path: str, _body: bytes) -> None:
+    """What hooks do if nothing is said."""
 
 
 class Shelf:
@@ -26,6 +36,10 @@ class Shelf:
         self.refuse_deletions = 0
         """How many of the next ones are answered by 409."""
         self.requests: list[str] = []
+        self.before: Hook = _nothing
+        """Called before a change is made; it may raise."""
+        self.after: Hook = _nothing
+        """Called when it is made, and the answer is on its way."""
         self._version = 0
 
     @property
@@ -50,7 +64,12 @@ class Shelf:
     ) -> bytes:
         """A patch of one of the objects, an Event, or the deletion of a pod."""
         self._met(method, path)
-        change = json.loads(body)
+        self.before(method, path, body)
+        answer = self._changed(method, path, json.loads(body), content_type)
+        self.after(method, path, body)
+        return answer
+
+    def _changed(self, method: str, path: str, change: JSON, content_type: str) -> bytes:
         if method == "POST":
             self.events.append(change)
             return b"{}"
@@ -70,6 +89,8 @@ class Shelf:
         elif change["metadata"].pop("resourceVersion") != known["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict")
         made = _merged(copy.deepcopy(known), change)
+        if bad := [key for key in made.get("data", {}) if not _KEY.fullmatch(key)]:
+            raise ApiError(422, "Invalid", f"data[{bad[0]}]")
         self._version += 1
         made["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = made

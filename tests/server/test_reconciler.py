@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+import structlog
 
+from extender.cluster.errors import ApiError
 from extender.cluster.holds import rfc3339
 from extender.cluster.objects import PodObject
 from extender.cluster.reconcile import SETTLE_S
@@ -169,6 +171,61 @@ async def test_the_first_failure_of_a_jobs_pod_is_a_hold_within_a_round() -> Non
 
     assert world.held == {"Job/asr": "Fails"}
     assert world.cluster.snapshot().held == {("speech", "Job/asr"): 3600}
+
+
+async def test_an_owner_of_any_name_is_held_back_and_holds_up_nobody() -> None:
+    world = World()
+    odd = failed("odd-1", "Workflow")
+    odd["metadata"]["ownerReferences"][0] |= {"kind": "We ird", "name": "a b/ü"}
+    for tree in (odd, crashed()):
+        world.see(tree)
+
+    await world.rounds(12)
+
+    assert world.held == {"We ird/a b/ü": "Fails", "Deployment/asr": "Crashes"}
+    assert world.deleted == ["asr-1"]
+
+
+@pytest.mark.parametrize("member", ["kind", "name"])
+async def test_a_name_longer_than_any_object_has_is_told_once_and_nothing_is_held_back_by_it(
+    member: str,
+) -> None:
+    world = World()
+    odd = failed("odd-1", "Workflow")
+    odd["metadata"]["ownerReferences"][0][member] = "a" * 950_000
+    world.see(crashed())
+    await world.rounds(1)
+    world.see(odd)
+
+    with structlog.testing.capture_logs() as lines:
+        await world.rounds(12)
+
+    assert world.held == {"Deployment/asr": "Crashes"}
+    assert world.deleted == ["asr-1"]
+    [told] = [line for line in lines if line["log_level"] == "warning"]
+    assert (told["namespace"], told["pod"], told["pods"]) == ("speech", "odd-1", 1)
+
+
+@pytest.mark.parametrize("status_", [400, 413, 422])
+async def test_where_one_hold_is_refused_the_others_are_written_and_deletions_go_on(
+    status_: int,
+) -> None:
+    world = World()
+
+    def refuse(method: str, _path: str, body: bytes) -> None:
+        if method == "PATCH" and b"speech.Job." in body:
+            raise ApiError(status_, "Invalid")
+
+    world.shelf.before = refuse
+    for tree in (failed("train-1", "Job"), crashed(), crashed(name="llm-0", owner="StatefulSet")):
+        world.see(tree)
+
+    for _ in range(12):
+        with pytest.raises(ApiError, match=str(status_)):
+            await world.rounds(1)
+
+    assert world.held == {"Deployment/asr": "Crashes", "StatefulSet/asr": "Crashes"}
+    assert sorted(world.deleted) == ["asr-1", "llm-0"]
 
 
 async def test_without_the_lease_nothing_is_told_or_done_but_what_others_hold_is_known() -> None:
