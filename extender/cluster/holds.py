@@ -324,9 +324,11 @@ class HoldStore:
                 return False
             raise
         try:
-            self._holds.upsert(msgspec.json.decode(answer, type=ConfigMapObject))
+            written = msgspec.json.decode(answer, type=ConfigMapObject)
         except (msgspec.MsgspecError, RecursionError):
             raise Unreadable(f"PATCH {path}: the answer is no ConfigMap") from None
+        if self._holds.version == version:  # else the watch was faster: what it told may be newer
+            self._holds.upsert(written)
         return True
 
 

@@ -1,6 +1,7 @@
 """What to do about rewritten pods that do not get going. Pure: whoever holds the Lease carries it out."""
 
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 
 from extender.cluster.holds import LONGEST_NAME, Hold, Holds
 from extender.cluster.rewritten import Rewritten, Trouble, Watched
@@ -10,6 +11,19 @@ from extender.core.unchanged import could_start_whole
 
 SETTLE_S = 10.0
 """From a hold written to the first deletion: by then every replica has read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A pod to delete, and the version in which it was found not to run."""
+
+    watched: Watched
+    version: str
+    hold: Hold
+
+    def as_seen(self) -> bool:
+        """Whether the pod has not changed since: `Watched` goes on with every event."""
+        return self.watched.version == self.version
 
 
 def new_holds(
@@ -56,7 +70,7 @@ def to_delete(
     *,
     wall_s: float,
     begun: Container[str],
-) -> Iterator[tuple[Watched, Hold]]:
+) -> Iterator[Doomed]:
     """Pods to delete, so that their controllers make them whole; at most one of each workload.
 
     Only such as do not run now, of workloads held back for long enough that every replica knows.
@@ -89,4 +103,4 @@ def to_delete(
             continue
         if watched.waiting is None or could_start_whole(watched.waiting, snapshot, policy):
             done.add(pod.key)
-            yield watched, hold
+            yield Doomed(watched, watched.version, hold)

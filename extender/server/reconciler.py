@@ -18,7 +18,7 @@ from extender.cluster.errors import ApiError, ClusterError
 from extender.cluster.holds import Hold, Holds, HoldStore, marked_deleted, rfc3339
 from extender.cluster.leadership import Leadership
 from extender.cluster.missed import Missed, since
-from extender.cluster.reconcile import can_be_held, known, new_holds, to_delete
+from extender.cluster.reconcile import Doomed, can_be_held, known, new_holds, to_delete
 from extender.cluster.rewritten import SELECTOR, Rewritten, Trouble, Watched
 from extender.cluster.state import State
 from extender.cluster.statuses import RewrittenPod
@@ -143,8 +143,8 @@ class Reconciler:
         self._tell_unmet()
         found = new_holds(self._nameable(troubles), self.holds, policy, self._wall())
         refused = await _refused(self._hold(found))
-        for watched, hold in doomed:
-            refused = await _refused(self._recreate(watched, hold)) or refused
+        for each in doomed:
+            refused = await _refused(self._recreate(each)) or refused
         if refused is not None:
             raise refused
 
@@ -246,18 +246,22 @@ class Reconciler:
             self._tell(_held(trouble.watched, hold, hold.why), _occasion(hold.since_s))
             log.info("workload held back", namespace=hold.namespace, workload=hold.key[1])
 
-    async def _recreate(self, watched: Watched, hold: Hold) -> None:
-        """Delete one pod, if it is still the one we know, in the version we know.
+    async def _recreate(self, doomed: Doomed) -> None:
+        """Delete one pod, if it is still the one we know, in the version in which it did not run.
 
-        That it is done is written down first: whoever takes over does not do it again.
+        That it is done is written down first: whoever takes over does not do it again. Meanwhile the
+        pod may run again, and somebody may lift the hold.
         """
+        watched, hold = doomed.watched, doomed.hold
         pod, now_s = watched.pod, self._wall()
+        if not doomed.as_seen() or self.holds.get_hold(hold.key) != hold:
+            return
         if not await self.store.write([marked_deleted(hold, now_s)], self.leadership.identity):
             return
         self._deleting.add(pod.uid)
-        if not self.leadership.held:
+        if not (self.leadership.held and doomed.as_seen() and hold.key in self.holds):
             return
-        preconditions = {"uid": pod.uid, "resourceVersion": watched.version}
+        preconditions = {"uid": pod.uid, "resourceVersion": doomed.version}
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
         try:

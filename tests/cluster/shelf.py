@@ -88,13 +88,17 @@ class Shelf:
             raise ApiError(404, "NotFound")
         elif change["metadata"].pop("resourceVersion") != known["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict")
-        made = _merged(copy.deepcopy(known), change)
+        return json.dumps(self.change(path, change, known)).encode()
+
+    def change(self, path: str, change: JSON, known: JSON | None = None) -> JSON:
+        """Merge this into an object, whoever does it."""
+        made = _merged(copy.deepcopy(known or self.objects[path]), change)
         if bad := [key for key in made.get("data", {}) if not _KEY.fullmatch(key)]:
             raise ApiError(422, "Invalid", f"data[{bad[0]}]")
         self._version += 1
         made["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = made
-        return json.dumps(made).encode()
+        return made
 
     def _met(self, method: str, path: str) -> None:
         if self.away:

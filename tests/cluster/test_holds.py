@@ -234,6 +234,20 @@ async def test_what_was_changed_meanwhile_is_not_written_over() -> None:
     assert list(world.data) == ["speech.Deployment.asr"]
 
 
+async def test_what_came_after_a_write_is_not_forgotten_when_its_answer_comes() -> None:
+    world = World()
+    await world.write(hold())
+
+    def lift(_method: str, _path: str, _body: bytes) -> None:
+        made = world.shelf.change(PATH, {"data": {hold().entry: None}})
+        world.read(made["data"], made["metadata"]["resourceVersion"])
+
+    world.shelf.after = lift
+    await world.write(hold("other"))
+
+    assert list(world.holds) == [hold("other").key]
+
+
 async def test_what_has_ended_is_taken_out_with_the_next_write() -> None:
     world = World()
     await world.write(hold(), hold("longer", until_s=EPOCH_S + 3 * HOUR_S))

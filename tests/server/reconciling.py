@@ -70,6 +70,11 @@ class World:
             known["metadata"]["name"] = CONFIG_MAP
             self.replica.holds.upsert(msgspec.convert(known, ConfigMapObject))
 
+    def lift(self, entry: str) -> None:
+        """Somebody removes an entry of the holds."""
+        self.shelf.change(HOLDS, {"data": {entry: None}})
+        self.watch_holds()
+
     def see(self, tree: JSON) -> None:
         """A pod is there, in this state."""
         name = tree["metadata"]["name"]

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tests.build import JSON
 
 
+PAIR = {"asr-1": "Deployment", "llm-0": "StatefulSet"}
+"""Two pods, and what made them."""
+
+
 def valid(line: JSON) -> bool:
     """Whether it is as the schema of audit lines says, once it is stamped."""
     stamped = {"time": "2027-01-15T08:00:00.000+00:00", **line}
@@ -85,6 +89,68 @@ async def test_a_pod_that_runs_again_by_then_is_not_deleted(restarts: int) -> No
 
     assert world.deleted == []
     assert world.held == {"Deployment/asr": "Crashes"}
+
+
+async def test_a_pod_that_runs_again_while_its_deletion_is_written_down_stays() -> None:
+    world = World()
+    world.see(crashed())
+
+    def run(method: str, _path: str, body: bytes) -> None:
+        if method == "PATCH" and b"deleted" in body:
+            world.see(rewritten(containerStatuses=[status(4)]))
+
+    world.shelf.after = run
+
+    await world.rounds(60)
+
+    assert world.deleted == []
+    assert world.held == {"Deployment/asr": "Crashes"}
+
+
+async def test_a_pod_that_runs_again_while_another_is_deleted_stays() -> None:
+    world = World()
+    for name, owner in PAIR.items():
+        world.see(crashed(name=name, owner=owner))
+
+    def run(method: str, path: str, _body: bytes) -> None:
+        if method == "DELETE" and len(world.deleted) == 1:
+            (other,) = {*PAIR} - {path.rpartition("/")[2]}
+            world.see(rewritten(other, PAIR[other], containerStatuses=[status(4)]))
+
+    world.shelf.after = run
+
+    await world.rounds(60)
+
+    assert len(world.deleted) == 1
+
+
+@pytest.mark.parametrize("when", ["DELETE", "PATCH"])
+async def test_a_hold_that_somebody_lifts_just_before_the_deletion_stays_lifted_and_the_pod_stays(
+    when: str,
+) -> None:
+    world = World()
+    for name, owner in PAIR.items():
+        world.see(crashed(name=name, owner=owner))
+    lifted: list[str] = []
+
+    def lift(method: str, path: str, body: bytes) -> None:
+        """Of the other, while the first is deleted; or of the one whose deletion is written down."""
+        if lifted or method != when or (method == "PATCH" and b"deleted" not in body):
+            return
+        if method == "DELETE":
+            (name,) = {*PAIR} - {path.rpartition("/")[2]}
+        else:
+            (name,) = [name for name, owner in PAIR.items() if owner in body.decode()]
+        lifted.append(name)
+        world.lift(f"speech.{PAIR[name]}.asr")
+
+    world.shelf.after = lift
+
+    await world.rounds(60)
+
+    assert len(lifted) == 1
+    assert world.deleted == [name for name in PAIR if name not in lifted]
+    assert list(world.held) == [f"{PAIR[name]}/asr" for name in PAIR if name not in lifted]
 
 
 async def test_a_deletion_that_is_refused_because_the_pod_has_changed_is_tried_again() -> None:
