@@ -218,7 +218,8 @@ class Holds(Mapping[Key, float]):
             except ValueError as error:
                 bad[entry] = str(error)
                 continue
-            holds[hold.key] = hold
+            known = holds.get(hold.key)
+            holds[hold.key] = hold if known is None else _both(known, hold)
         if new := bad.keys() - self._bad:
             first = min(new)
             log.warning(
@@ -264,6 +265,13 @@ class Holds(Mapping[Key, float]):
                 gone.add(entry)
         changed: dict[str, str | None] = {entry: None for entry in gone if entry in self.entries}
         return changed | {entry: value for entry, value in new.items() if entry not in gone}
+
+
+def _both(one: Hold, other: Hold) -> Hold:
+    """What two entries say of one workload: a person may write one beside ours."""
+    longer = max(one, other, key=lambda hold: hold.until_s)
+    deleted_s = [each.deleted_s for each in (one, other) if each.deleted_s is not None]
+    return replace(longer, deleted_s=max(deleted_s, default=None))
 
 
 def _dearest_first(holds: Mapping[str, Hold], new: Container[str]) -> list[str]:

@@ -1,9 +1,10 @@
 """What to do about rewritten pods that do not get going. Pure: whoever holds the Lease carries it out."""
 
-from collections.abc import Container, Iterator, Sequence
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from extender.cluster.holds import LONGEST_NAME, Hold, Holds
+from extender.cluster.holds import LONGEST_NAME, Hold, Holds, Key
 from extender.cluster.rewritten import Rewritten, Trouble, Watched
 from extender.core.policy import BackoffAction, Mode, Policy
 from extender.core.snapshot import Snapshot
@@ -69,6 +70,7 @@ def to_delete(
     policy: Policy,
     *,
     wall_s: float,
+    since_s: Mapping[Key, float],
     begun: Container[str],
 ) -> Iterator[Doomed]:
     """Pods to delete, so that their controllers make them whole; at most one of each workload.
@@ -81,7 +83,9 @@ def to_delete(
         snapshot: of now.
         policy: of now.
         wall_s: seconds since the epoch.
-        begun: uids of pods whose deletion is written down already, and was refused since.
+        since_s: by workload, how long ago this process has written a deletion down, by its own clock:
+            the other one may be stepped.
+        begun: uids of pods whose deletion is the last written down of their workload, and not done.
     """
     if policy.backoff.action is not BackoffAction.RECREATE or policy.mode is Mode.DISABLED:
         return
@@ -98,7 +102,8 @@ def to_delete(
             or holds.known_s(pod.key) < SETTLE_S
         ):
             continue
-        lately = hold.deleted_s is not None and wall_s - hold.deleted_s < policy.backoff.window_s
+        written_s = math.inf if hold.deleted_s is None else wall_s - hold.deleted_s
+        lately = min(written_s, since_s.get(pod.key, math.inf)) < policy.backoff.window_s
         if lately and pod.uid not in begun:
             continue
         if watched.waiting is None or could_start_whole(watched.waiting, snapshot, policy):

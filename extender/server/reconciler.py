@@ -15,7 +15,7 @@ import structlog
 
 from extender.cluster.client import ApiClient
 from extender.cluster.errors import ApiError, ClusterError
-from extender.cluster.holds import Hold, Holds, HoldStore, marked_deleted, rfc3339
+from extender.cluster.holds import Hold, Holds, HoldStore, Key, marked_deleted, rfc3339
 from extender.cluster.leadership import Leadership
 from extender.cluster.missed import Missed, since
 from extender.cluster.reconcile import Doomed, can_be_held, known, new_holds, to_delete
@@ -24,6 +24,8 @@ from extender.cluster.state import State
 from extender.cluster.statuses import RewrittenPod
 from extender.cluster.watch import Resource
 from extender.core.finding import Finding, Found, Whose, audit_fields
+from extender.core.policy import Policy
+from extender.core.snapshot import Snapshot
 from extender.server.events import Events
 from extender.server.metrics import Metrics
 
@@ -82,8 +84,10 @@ class Reconciler:
         self.rewritten = Rewritten(clock, wall)
         self.missed = Missed()
         self._begun_s = clock()
-        self._deleting: set[str] = set()
-        """uids of pods whose deletion is written down, and has been refused so far."""
+        self._deleting: dict[Key, str] = {}
+        """The pod, by uid, whose deletion was written down last and has not been done so far."""
+        self._written_at_s: dict[Key, float] = {}
+        """When we wrote the last one down, by our own clock; for a window."""
         self._since = ""
         self._said = ""
         state.held, state.device_pods = self.holds, self.missed
@@ -128,17 +132,8 @@ class Reconciler:
         if not leads:
             self._since = ""
             return
-        self._deleting = {uid for uid in self._deleting if uid in self.rewritten}
-        doomed = list(
-            to_delete(
-                self.rewritten,
-                self.holds,
-                snapshot,
-                policy,
-                wall_s=self._wall(),
-                begun=self._deleting,
-            )
-        )
+        self._deleting = {key: uid for key, uid in self._deleting.items() if uid in self.rewritten}
+        doomed = self._doomed(snapshot, policy)
         self._tell_missed()
         self._tell_unmet()
         found = new_holds(self._nameable(troubles), self.holds, policy, self._wall())
@@ -147,6 +142,22 @@ class Reconciler:
             refused = await _refused(self._recreate(each)) or refused
         if refused is not None:
             raise refused
+
+    def _doomed(self, snapshot: Snapshot, policy: Policy) -> list[Doomed]:
+        now_s, window_s = self._clock(), policy.backoff.window_s
+        since_s = {key: now_s - at_s for key, at_s in self._written_at_s.items()}
+        for key in [key for key, ago_s in since_s.items() if ago_s >= window_s]:
+            del self._written_at_s[key]
+        found = to_delete(
+            self.rewritten,
+            self.holds,
+            snapshot,
+            policy,
+            wall_s=self._wall(),
+            since_s=since_s,
+            begun=self._deleting.values(),
+        )
+        return list(found)
 
     async def _look(self) -> None:
         """Look at pods a few at a time, and let answers to pods on their way come in between."""
@@ -258,7 +269,8 @@ class Reconciler:
             return
         if not await self.store.write([marked_deleted(hold, now_s)], self.leadership.identity):
             return
-        self._deleting.add(pod.uid)
+        self._deleting[hold.key] = pod.uid
+        self._written_at_s[hold.key] = self._clock()
         if not (self.leadership.held and doomed.as_seen() and hold.key in self.holds):
             return
         preconditions = {"uid": pod.uid, "resourceVersion": doomed.version}
@@ -269,11 +281,14 @@ class Reconciler:
         except ApiError as error:
             if error.status == HTTPStatus.CONFLICT:
                 return  # it has changed: the next round sees whether it still does not run
-            self._deleting.discard(pod.uid)
+            if error.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+                del self._deleting[hold.key]
+            if error.status == HTTPStatus.FORBIDDEN and hold.key in self.holds:
+                await self.store.write([hold], self.leadership.identity)  # nothing was deleted
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return
-        self._deleting.discard(pod.uid)
+        del self._deleting[hold.key]
         self._metrics.recreated.inc()
         message = f"pod {pod.name} deleted, to come back whole: {hold.why}"
         self._tell(_held(watched, hold, message, deleted=True), f"{_occasion(now_s)}.deleted")

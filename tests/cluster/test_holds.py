@@ -222,6 +222,19 @@ def test_a_hold_that_an_admin_writes_needs_four_fields() -> None:
     assert rfc3339(read_hold(hand).until_s) == "2029-12-31T22:00:00Z"
 
 
+@pytest.mark.parametrize("entry", ["a", "z"])
+async def test_of_two_entries_for_one_workload_the_longer_counts_and_the_last_deletion(
+    entry: str,
+) -> None:
+    world = World()
+    ours = hold(deleted_s=EPOCH_S - 5)
+    by_hand = hold(until_s=EPOCH_S + 2 * HOUR_S)
+
+    world.read({"speech.Deployment.asr": ours.written(), entry: by_hand.written()})
+
+    assert world.holds.get_hold(ours.key) == replace(by_hand, deleted_s=EPOCH_S - 5)
+
+
 async def test_what_was_changed_meanwhile_is_not_written_over() -> None:
     world = World()
     await world.write(hold())

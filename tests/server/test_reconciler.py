@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -14,20 +14,15 @@ from extender.cluster.errors import ApiError
 from extender.cluster.holds import rfc3339
 from extender.cluster.objects import PodObject
 from extender.cluster.reconcile import SETTLE_S
-from extender.core.policy import Backoff, BackoffAction, Globs, Mode
 from extender.server.metrics import Metrics
 from extender.server.reconciler import PATIENCE_S, Reconciler
 from tests.build import pod, state
-from tests.cluster.rewritten_pods import at, failed, rewritten, status, waiting
+from tests.cluster.rewritten_pods import at, failed, rewritten, waiting
 from tests.docs.test_audit_schema import VALIDATOR
-from tests.server.reconciling import WINDOW_S, World, crashed
+from tests.server.reconciling import World, crashed
 
 if TYPE_CHECKING:
     from tests.build import JSON
-
-
-PAIR = {"asr-1": "Deployment", "llm-0": "StatefulSet"}
-"""Two pods, and what made them."""
 
 
 def valid(line: JSON) -> bool:
@@ -62,169 +57,6 @@ async def test_a_crash_loop_is_held_told_and_after_ten_seconds_ended() -> None:
     assert world.counted("migfit_pods_deleted_total") == 1
     assert world.counted("migfit_held_workloads") == 1
     assert all(map(valid, world.lines))
-
-
-async def test_of_a_workload_with_many_such_pods_one_is_deleted_in_each_window() -> None:
-    world = World()
-    for number in range(3):
-        world.see(crashed(name=f"asr-{number}"))
-
-    await world.rounds(60)
-    assert len(world.deleted) == 1
-    world.lose(world.deleted[0])
-    await world.rounds(int(WINDOW_S))
-
-    assert len(world.deleted) == 2
-    assert world.counted("migfit_holds_total", cause="Crashes") == 1
-
-
-@pytest.mark.parametrize("restarts", [3, 4])
-async def test_a_pod_that_runs_again_by_then_is_not_deleted(restarts: int) -> None:
-    world = World()
-    world.see(crashed())
-    await world.rounds(5)
-    world.see(rewritten(containerStatuses=[status(restarts)]))
-
-    await world.rounds(60)
-
-    assert world.deleted == []
-    assert world.held == {"Deployment/asr": "Crashes"}
-
-
-async def test_a_pod_that_runs_again_while_its_deletion_is_written_down_stays() -> None:
-    world = World()
-    world.see(crashed())
-
-    def run(method: str, _path: str, body: bytes) -> None:
-        if method == "PATCH" and b"deleted" in body:
-            world.see(rewritten(containerStatuses=[status(4)]))
-
-    world.shelf.after = run
-
-    await world.rounds(60)
-
-    assert world.deleted == []
-    assert world.held == {"Deployment/asr": "Crashes"}
-
-
-async def test_a_pod_that_runs_again_while_another_is_deleted_stays() -> None:
-    world = World()
-    for name, owner in PAIR.items():
-        world.see(crashed(name=name, owner=owner))
-
-    def run(method: str, path: str, _body: bytes) -> None:
-        if method == "DELETE" and len(world.deleted) == 1:
-            (other,) = {*PAIR} - {path.rpartition("/")[2]}
-            world.see(rewritten(other, PAIR[other], containerStatuses=[status(4)]))
-
-    world.shelf.after = run
-
-    await world.rounds(60)
-
-    assert len(world.deleted) == 1
-
-
-@pytest.mark.parametrize("when", ["DELETE", "PATCH"])
-async def test_a_hold_that_somebody_lifts_just_before_the_deletion_stays_lifted_and_the_pod_stays(
-    when: str,
-) -> None:
-    world = World()
-    for name, owner in PAIR.items():
-        world.see(crashed(name=name, owner=owner))
-    lifted: list[str] = []
-
-    def lift(method: str, path: str, body: bytes) -> None:
-        """Of the other, while the first is deleted; or of the one whose deletion is written down."""
-        if lifted or method != when or (method == "PATCH" and b"deleted" not in body):
-            return
-        if method == "DELETE":
-            (name,) = {*PAIR} - {path.rpartition("/")[2]}
-        else:
-            (name,) = [name for name, owner in PAIR.items() if owner in body.decode()]
-        lifted.append(name)
-        world.lift(f"speech.{PAIR[name]}.asr")
-
-    world.shelf.after = lift
-
-    await world.rounds(60)
-
-    assert len(lifted) == 1
-    assert world.deleted == [name for name in PAIR if name not in lifted]
-    assert list(world.held) == [f"{PAIR[name]}/asr" for name in PAIR if name not in lifted]
-
-
-async def test_a_deletion_that_is_refused_because_the_pod_has_changed_is_tried_again() -> None:
-    world = World()
-    world.see(crashed())
-    world.shelf.refuse_deletions = 2
-
-    await world.rounds(13)
-
-    assert world.deleted == ["asr-1"]
-    assert [line["deleted"] for line in world.lines] == [False, True]
-
-
-async def test_from_a_deletion_that_took_several_tries_a_whole_window_passes_to_the_next() -> None:
-    world = World()
-    for name in ("asr-1", "asr-2"):
-        world.see(crashed(name=name))
-    world.shelf.refuse_deletions = 300
-
-    await world.rounds(600)
-    assert len(world.deleted) == 1
-    world.lose(world.deleted[0])
-    await world.rounds(300)
-
-    assert len(world.deleted) == 1
-
-
-async def test_a_process_that_takes_over_after_the_deletion_was_written_down_does_not_repeat_it() -> (
-    None
-):
-    world = World()
-    for name in ("asr-1", "asr-2"):
-        world.see(crashed(name=name))
-    await world.rounds(12)
-    assert len(world.deleted) == 1
-
-    await world.replica.leadership.release()
-    world.start()
-    await world.rounds(60)
-
-    assert len(world.deleted) == 1
-    assert [line["deleted"] for line in world.lines] == [False, True]
-
-
-@pytest.mark.parametrize("owner", ["Job", "Workflow", "DaemonSet", "Pod"])
-async def test_pods_of_others_are_held_and_told_and_never_deleted(owner: str) -> None:
-    world = World()
-    world.see(crashed(owner=owner))
-
-    await world.rounds(60)
-
-    assert list(world.held.values()) == ["Crashes"]
-    assert len(world.lines) == 1
-    assert world.deleted == []
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [
-        {"backoff": Backoff(window_s=WINDOW_S, action=BackoffAction.REPORT)},
-        {"mode": Mode.DISABLED},
-        {"exclude": Globs(("speech",))},
-        {"include": Globs(("vision",))},
-    ],
-    ids=["Report", "Disabled", "excluded", "not included"],
-)
-async def test_nothing_is_deleted_when_the_configuration_does_not_want_it(policy: Any) -> None:
-    world = World(**policy)
-    world.see(crashed())
-
-    await world.rounds(60)
-
-    assert world.deleted == []
-    assert list(world.held) == ["Deployment/asr"]
 
 
 async def test_the_first_failure_of_a_jobs_pod_is_a_hold_within_a_round() -> None:
