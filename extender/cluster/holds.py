@@ -303,8 +303,9 @@ class HoldStore:
 
         Args:
             holds: new ones, and such as are changed.
-            manager: field manager to create it as; another in every process, so that of two at once
-                the later is refused.
+            manager: field manager to create it as; another in every process. Of two that create it at
+                once, as one that has just lost its Lease may, the holds of both are kept; only where
+                both name one workload the later is refused.
 
         Raises:
             ClusterError: it cannot be written.

@@ -25,7 +25,10 @@ def _nothing(_method: str, _path: str, _body: bytes) -> None:
 
 
 class Shelf:
-    """Objects by path. As the real one does, it knows apply for what is not there, and merge patches."""
+    """Objects by path. As the real one does, it knows merge patches, and apply of several managers.
+
+    What they apply is merged; only where two give one field different values the later is refused.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, JSON] = {}
@@ -81,9 +84,9 @@ class Shelf:
             return b"{}"
         known = self.objects.get(path)
         if content_type == "application/apply-patch+yaml":
-            if known is not None:
+            if known is not None and _differs(known, change):
                 raise ApiError(409, "Conflict")
-            known = {"metadata": {"creationTimestamp": "2027-01-15T08:00:00Z"}}
+            known = known or {"metadata": {"creationTimestamp": "2027-01-15T08:00:00Z"}}
         elif known is None:
             raise ApiError(404, "NotFound")
         elif change["metadata"].pop("resourceVersion") != known["metadata"]["resourceVersion"]:
@@ -104,6 +107,15 @@ class Shelf:
         if self.away:
             raise Unreachable("nobody there")
         self.requests.append(f"{method} {path}")
+
+
+def _differs(known: JSON, change: JSON) -> bool:
+    """Whether a field that both have has another value."""
+    return any(
+        _differs(known[key], value) if isinstance(value, dict) else known[key] != value
+        for key, value in change.items()
+        if key in known
+    )
 
 
 def _merged(tree: JSON, change: JSON) -> JSON:

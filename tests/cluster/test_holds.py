@@ -247,6 +247,20 @@ async def test_what_was_changed_meanwhile_is_not_written_over() -> None:
     assert list(world.data) == ["speech.Deployment.asr"]
 
 
+async def test_of_two_that_make_it_at_once_both_are_kept_but_not_two_about_one_workload() -> None:
+    world = World()
+    stores = [HoldStore(world.shelf.client, "ours", Holds(lambda: EPOCH_S)) for _ in range(3)]
+    asr, llm, other = hold(), hold("llm"), hold(why="another reason")
+
+    written = [
+        await store.write([each], each.why)
+        for store, each in zip(stores, (asr, llm, other), strict=True)
+    ]
+
+    assert written == [True, True, False]
+    assert world.data == {asr.entry: asr.written(), llm.entry: llm.written()}
+
+
 async def test_what_came_after_a_write_is_not_forgotten_when_its_answer_comes() -> None:
     world = World()
     await world.write(hold())
