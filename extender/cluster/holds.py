@@ -154,6 +154,8 @@ class Holds(Mapping[Key, float]):
         """Its resourceVersion; None while there is none."""
         self.synced = False
         """It was read at least once, or is known not to be there."""
+        self.heard_at_s: float | None = clock()
+        """When the watch was last heard of, by the clock; before that, since when it is waited for."""
 
     def __getitem__(self, key: Key) -> float:
         hold = self._holds.get(key)
@@ -207,7 +209,8 @@ class Holds(Mapping[Key, float]):
         self.synced = True
 
     def heard(self, now_s: float) -> None:
-        """Nothing to do."""
+        """See `Sink`."""
+        self.heard_at_s = now_s
 
     def _take(self, entries: Mapping[str, str]) -> None:
         holds: dict[Key, Hold] = {}

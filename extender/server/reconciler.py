@@ -37,7 +37,8 @@ ROUND_S = 1.0
 MOST_MISSED = 50
 """Told in one round, each with an Event: an hour's outage must not flood the API server."""
 PATIENCE_S = 10.0
-"""A replica is not ready before it has read the holds, but for no longer than this."""
+"""A replica is not ready before it has read the holds, but for no longer than this: then it answers
+that it cannot decide."""
 _UNFIT = frozenset(
     {
         HTTPStatus.BAD_REQUEST,
@@ -90,12 +91,13 @@ class Reconciler:
         """When we wrote the last one down, by our own clock; for a window."""
         self._since = ""
         self._said = ""
-        state.held, state.device_pods = self.holds, self.missed
+        state.held = state.holds = self.holds
+        state.device_pods = self.missed
         metrics.observe_reconciler(held=lambda: len(self.holds), leads=lambda: self.leadership.held)
 
     @property
     def knows(self) -> bool:
-        """Whether the holds were read; after a while we serve without."""
+        """Whether the holds were read; after a while we are ready without, and leave all pods."""
         return self.holds.synced or self._clock() - self._begun_s >= PATIENCE_S
 
     async def run(self) -> None:
