@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.controlplane.client import JSON
     from tests.controlplane.plane import ControlPlane, User
 
-pytestmark = pytest.mark.controlplane
+pytestmark = [pytest.mark.controlplane, pytest.mark.reliability]
 
 SLICE = "nvidia.com/mig-2g.20gb"
 BACKOFF = {"restarts": 3, "window": "10m", "hold": "1h", "pending": "2s", "action": "Recreate"}
