@@ -132,6 +132,7 @@ class Reconciler:
         leads = self.leadership.held
         self._show_unmet(leads=leads)
         if not leads:
+            self._deleting.clear()  # whoever leads now may delete another pod instead
             self._since = ""
             return
         self._deleting = {key: uid for key, uid in self._deleting.items() if uid in self.rewritten}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from extender.cluster.errors import ApiError
+from extender.cluster.holds import rfc3339
 from extender.core.policy import Backoff, BackoffAction, Globs, Mode
 from tests.cluster.rewritten_pods import rewritten, status
 from tests.server.reconciling import HOLDS, WINDOW_S, World, crashed
@@ -230,6 +231,25 @@ async def test_a_process_that_takes_over_after_the_deletion_was_written_down_doe
 
     assert len(world.deleted) == 1
     assert [line["deleted"] for line in world.lines] == [False, True]
+
+
+async def test_what_another_process_deleted_meanwhile_counts_for_one_that_takes_over_again() -> (
+    None
+):
+    world = World()
+    world.see(crashed())
+    world.shelf.refuse_deletions = 1
+    await world.rounds(11)
+    await world.replica.leadership.release()
+    await world.replica.round()
+    [(entry, hold)] = world.shelf.objects[HOLDS]["data"].items()
+    told = json.dumps({**json.loads(hold), "deleted": rfc3339(world.wall() + 5)})
+    world.shelf.change(HOLDS, {"data": {entry: told}})
+    world.watch_holds()
+
+    await world.rounds(60)
+
+    assert world.deleted == []
 
 
 @pytest.mark.parametrize("owner", ["Job", "Workflow", "DaemonSet", "Pod"])
