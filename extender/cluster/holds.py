@@ -4,10 +4,11 @@ An entry is one key of its data, `NAMESPACE.KIND.NAME`, so an admin lifts a hold
 """
 
 import hashlib
-import itertools
 import json
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -28,7 +29,11 @@ MOST = 1000
 MOST_BYTES = 900 * 1024
 """The API server takes a ConfigMap of 1 MiB."""
 LONGEST_WHY = 300
+LONGEST_NAME = 253
+"""Of a kind or a name: no object that the API server has made has a longer one. Of those in an
+ownerReference it asks only that they are not empty."""
 _LONGEST_KEY = 253
+_NOT_IN_A_KEY = re.compile(r"[^-._a-zA-Z0-9]")
 _ENDLESS_S = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 Key = tuple[str, str]
@@ -56,11 +61,14 @@ class Hold:
 
     @property
     def entry(self) -> str:
-        """Its key in the ConfigMap. Neither namespace nor kind can have a dot in it."""
+        """Its key in the ConfigMap, of what a key may have; a namespace cannot have a dot in it."""
         whole = f"{self.namespace}.{self.kind}.{self.name}"
-        if len(whole) <= _LONGEST_KEY:
+        kind = self.kind.replace(".", "_")
+        plain = _NOT_IN_A_KEY.sub("_", f"{self.namespace}.{kind}.{self.name}")
+        if plain == whole and len(whole) <= _LONGEST_KEY:
             return whole
-        return f"{whole[: _LONGEST_KEY - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+        told_apart = json.dumps([self.namespace, self.kind, self.name])
+        return f"{plain[: _LONGEST_KEY - 9]}-{hashlib.sha256(told_apart.encode()).hexdigest()[:8]}"
 
     def written(self) -> str:
         """The value there."""
@@ -146,6 +154,8 @@ class Holds(Mapping[Key, float]):
         """Its resourceVersion; None while there is none."""
         self.synced = False
         """It was read at least once, or is known not to be there."""
+        self.heard_at_s: float | None = clock()
+        """When the watch was last heard of, by the clock; before that, since when it is waited for."""
 
     def __getitem__(self, key: Key) -> float:
         hold = self._holds.get(key)
@@ -199,7 +209,8 @@ class Holds(Mapping[Key, float]):
         self.synced = True
 
     def heard(self, now_s: float) -> None:
-        """Nothing to do."""
+        """See `Sink`."""
+        self.heard_at_s = now_s
 
     def _take(self, entries: Mapping[str, str]) -> None:
         holds: dict[Key, Hold] = {}
@@ -210,7 +221,8 @@ class Holds(Mapping[Key, float]):
             except ValueError as error:
                 bad[entry] = str(error)
                 continue
-            holds[hold.key] = hold
+            known = holds.get(hold.key)
+            holds[hold.key] = hold if known is None else _both(known, hold)
         if new := bad.keys() - self._bad:
             first = min(new)
             log.warning(
@@ -229,29 +241,51 @@ class Holds(Mapping[Key, float]):
     def change(self, holds: Iterable[Hold]) -> dict[str, str | None]:
         """What to change in the data, so that these are in it, and what has ended is not.
 
-        Of more than `MOST` entries, or `MOST_BYTES`, those go first that are no holds, then the
-        oldest.
+        Of more than `MOST` entries, or `MOST_BYTES`, those go first that are no holds, then those of
+        bare pods, each of which has one of its own; then the oldest of the namespace that has most.
         """
         new = {hold.entry: hold.written() for hold in holds}
         now_s = self._wall()
-        age: dict[str, float] = {}
-        ended = set()
         every = {**self.entries, **new}
+        read: dict[str, Hold] = {}
+        gone = set()
         for entry, value in every.items():
             try:
                 hold = read_hold(value)
             except ValueError:
-                age[entry] = float("-inf")
                 continue
-            age[entry] = hold.since_s
             if hold.until_s <= now_s:
-                ended.add(entry)
-        youngest = sorted(age.keys() - ended, key=lambda e: (e in new, age[e]), reverse=True)
-        sizes = itertools.accumulate(len(f"{e}{every[e]}".encode()) for e in youngest)
-        kept = sum(1 for size in sizes if size <= MOST_BYTES)
-        gone = ended | set(youngest[min(MOST, kept) :])
+                gone.add(entry)
+            else:
+                read[entry] = hold
+        stay = [*_dearest_first(read, new), *(every.keys() - read.keys() - gone)]
+        count, size = 0, 0
+        for entry in stay:
+            takes = len(f"{entry}{every[entry]}".encode())
+            if count < MOST and size + takes <= MOST_BYTES:
+                count, size = count + 1, size + takes
+            else:
+                gone.add(entry)
         changed: dict[str, str | None] = {entry: None for entry in gone if entry in self.entries}
         return changed | {entry: value for entry, value in new.items() if entry not in gone}
+
+
+def _both(one: Hold, other: Hold) -> Hold:
+    """What two entries say of one workload: a person may write one beside ours."""
+    longer = max(one, other, key=lambda hold: hold.until_s)
+    deleted_s = [each.deleted_s for each in (one, other) if each.deleted_s is not None]
+    return replace(longer, deleted_s=max(deleted_s, default=None))
+
+
+def _dearest_first(holds: Mapping[str, Hold], new: Container[str]) -> list[str]:
+    """Entries in the order in which they stay, where not all can: to each namespace one in turn."""
+    before: Counter[tuple[bool, str]] = Counter()
+    turns = {}
+    for entry in sorted(holds, key=lambda e: (e in new, holds[e].since_s), reverse=True):
+        group = holds[entry].kind == "Pod", holds[entry].namespace
+        turns[entry] = group[0], before[group]
+        before[group] += 1
+    return sorted(turns, key=turns.__getitem__)
 
 
 class HoldStore:
@@ -272,8 +306,9 @@ class HoldStore:
 
         Args:
             holds: new ones, and such as are changed.
-            manager: field manager to create it as; another in every process, so that of two at once
-                the later is refused.
+            manager: field manager to create it as; another in every process. Of two that create it at
+                once, as one that has just lost its Lease may, the holds of both are kept; only where
+                both name one workload the later is refused.
 
         Raises:
             ClusterError: it cannot be written.
@@ -301,9 +336,11 @@ class HoldStore:
                 return False
             raise
         try:
-            self._holds.upsert(msgspec.json.decode(answer, type=ConfigMapObject))
+            written = msgspec.json.decode(answer, type=ConfigMapObject)
         except (msgspec.MsgspecError, RecursionError):
             raise Unreadable(f"PATCH {path}: the answer is no ConfigMap") from None
+        if self._holds.version == version:  # else the watch was faster: what it told may be newer
+            self._holds.upsert(written)
         return True
 
 

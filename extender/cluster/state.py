@@ -56,6 +56,15 @@ class DevicePods(Protocol):
         """The pod has ended or is gone."""
 
 
+class Source(Protocol):
+    """Something that a watch keeps up to date."""
+
+    synced: bool
+    """A full list has arrived at least once."""
+    heard_at_s: float | None
+    """When the API server was last heard, by the clock of the state."""
+
+
 class State:
     """Nodes, pods and namespaces; what is promised to pods on their way; the ranking of nodes."""
 
@@ -73,6 +82,10 @@ class State:
         """Whether the scheduler of `inject.schedulerName` has renewed its Lease lately."""
         self.held: Mapping[tuple[str, str], float] = {}
         """Workloads held back; see `Snapshot`."""
+        self.holds: Source | None = None
+        """What keeps `held` up to date, if anything does. While it is silent nothing is decided: a
+        workload that was held back since must not get a slice. But we are `synced` without it, and say
+        so in every answer."""
         self.device_pods: DevicePods | None = None
         """Is told of pods with devices, if set."""
         self.pools = Capacity()
@@ -231,7 +244,8 @@ class State:
 
     def age_s(self) -> float:
         """Since the source that is silent longest was last heard of; 0 before it ever was."""
-        heard = [source.heard_at_s for source in self._sources if source.heard_at_s is not None]
+        sources = (*self._sources, *((self.holds,) if self.holds is not None else ()))
+        heard = [source.heard_at_s for source in sources if source.heard_at_s is not None]
         return max(0.0, self._clock() - min(heard)) if heard else 0.0
 
     def given_back_bytes(self) -> int:
@@ -242,6 +256,7 @@ class State:
         """The cluster for one decision, to be made before anything else happens."""
         self.in_flight.expire()
         age_s = self.age_s()
+        listed = self.synced and (self.holds is None or self.holds.synced)
         return Snapshot(
             capacity=self.capacity,
             ranking=self.ranking,
@@ -252,7 +267,7 @@ class State:
             held=self.held,
             scheduler_alive=self.scheduler_alive(),
             observed=self.seen_pods,
-            stale=not self.synced or age_s > self.policy.stale_after_s,
+            stale=not listed or age_s > self.policy.stale_after_s,
             age_s=age_s,
         )
 

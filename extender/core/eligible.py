@@ -141,13 +141,15 @@ def _placed_by_others(subject: Subject, _snapshot: Snapshot, policy: Policy) -> 
     return None
 
 
-def _not_now(subject: Subject, snapshot: Snapshot, _policy: Policy) -> Refusal | None:
+def _not_now(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | None:
     left_s = snapshot.held.get((subject.namespace, str(subject.workload)))
     if left_s is not None:
         return (
             Reason.BACKED_OFF,
             f"{subject.workload} runs whole for another {int(left_s // 60)} min",
         )
+    if snapshot.stale and snapshot.age_s <= policy.stale_after_s:
+        return Reason.STALE_STATE, "not everything is listed yet that a decision needs"
     if snapshot.stale:
         return Reason.STALE_STATE, f"nothing heard of the cluster for {int(snapshot.age_s)} s"
     return None

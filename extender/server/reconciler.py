@@ -7,7 +7,7 @@ the way of a request, and nothing that fails here ends the process.
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -15,15 +15,17 @@ import structlog
 
 from extender.cluster.client import ApiClient
 from extender.cluster.errors import ApiError, ClusterError
-from extender.cluster.holds import Hold, Holds, HoldStore, marked_deleted, rfc3339
+from extender.cluster.holds import Hold, Holds, HoldStore, Key, marked_deleted, rfc3339
 from extender.cluster.leadership import Leadership
 from extender.cluster.missed import Missed, since
-from extender.cluster.reconcile import known, new_holds, to_delete
+from extender.cluster.reconcile import Doomed, can_be_held, known, new_holds, to_delete
 from extender.cluster.rewritten import SELECTOR, Rewritten, Trouble, Watched
 from extender.cluster.state import State
 from extender.cluster.statuses import RewrittenPod
 from extender.cluster.watch import Resource
 from extender.core.finding import Finding, Found, Whose, audit_fields
+from extender.core.policy import Policy
+from extender.core.snapshot import Snapshot
 from extender.server.events import Events
 from extender.server.metrics import Metrics
 
@@ -35,7 +37,16 @@ ROUND_S = 1.0
 MOST_MISSED = 50
 """Told in one round, each with an Event: an hour's outage must not flood the API server."""
 PATIENCE_S = 10.0
-"""A replica is not ready before it has read the holds, but for no longer than this."""
+"""A replica is not ready before it has read the holds, but for no longer than this: then it answers
+that it cannot decide."""
+_UNFIT = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+"""Answers to what we want to write, and not to when."""
 _API_OF = {"Deployment": "apps/v1", "CronJob": "batch/v1", "Pod": "v1"}
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -74,16 +85,19 @@ class Reconciler:
         self.rewritten = Rewritten(clock, wall)
         self.missed = Missed()
         self._begun_s = clock()
-        self._deleting: set[str] = set()
-        """uids of pods whose deletion is written down, and has been refused so far."""
+        self._deleting: dict[Key, str] = {}
+        """The pod, by uid, whose deletion was written down last and has not been done so far."""
+        self._written_at_s: dict[Key, float] = {}
+        """When we wrote the last one down, by our own clock; for a window."""
         self._since = ""
         self._said = ""
-        state.held, state.device_pods = self.holds, self.missed
+        state.held = state.holds = self.holds
+        state.device_pods = self.missed
         metrics.observe_reconciler(held=lambda: len(self.holds), leads=lambda: self.leadership.held)
 
     @property
     def knows(self) -> bool:
-        """Whether the holds were read; after a while we serve without."""
+        """Whether the holds were read; after a while we are ready without, and leave all pods."""
         return self.holds.synced or self._clock() - self._begun_s >= PATIENCE_S
 
     async def run(self) -> None:
@@ -118,24 +132,35 @@ class Reconciler:
         leads = self.leadership.held
         self._show_unmet(leads=leads)
         if not leads:
+            self._deleting.clear()  # whoever leads now may delete another pod instead
             self._since = ""
             return
-        self._deleting = {uid for uid in self._deleting if uid in self.rewritten}
-        doomed = list(
-            to_delete(
-                self.rewritten,
-                self.holds,
-                snapshot,
-                policy,
-                wall_s=self._wall(),
-                begun=self._deleting,
-            )
-        )
+        self._deleting = {key: uid for key, uid in self._deleting.items() if uid in self.rewritten}
+        doomed = self._doomed(snapshot, policy)
         self._tell_missed()
         self._tell_unmet()
-        await self._hold(new_holds(troubles, self.holds, policy, self._wall()))
-        for watched, hold in doomed:
-            await self._recreate(watched, hold)
+        found = new_holds(self._nameable(troubles), self.holds, policy, self._wall())
+        refused = await _refused(self._hold(found))
+        for each in doomed:
+            refused = await _refused(self._recreate(each)) or refused
+        if refused is not None:
+            raise refused
+
+    def _doomed(self, snapshot: Snapshot, policy: Policy) -> list[Doomed]:
+        now_s, window_s = self._clock(), policy.backoff.window_s
+        since_s = {key: now_s - at_s for key, at_s in self._written_at_s.items()}
+        for key in [key for key, ago_s in since_s.items() if ago_s >= window_s]:
+            del self._written_at_s[key]
+        found = to_delete(
+            self.rewritten,
+            self.holds,
+            snapshot,
+            policy,
+            wall_s=self._wall(),
+            since_s=since_s,
+            begun=self._deleting.values(),
+        )
+        return list(found)
 
     async def _look(self) -> None:
         """Look at pods a few at a time, and let answers to pods on their way come in between."""
@@ -191,7 +216,37 @@ class Reconciler:
 
     # --- mending ---------------------------------------------------------------------------------
 
+    def _nameable(self, troubles: Sequence[Trouble]) -> list[Trouble]:
+        """Those whose workload can be held back; of the others the log tells, and that is all."""
+        others = [trouble for trouble in troubles if not can_be_held(trouble)]
+        if others:
+            pod = others[0].watched.pod
+            log.warning(
+                "not held back: the owner's kind or name is longer than any can be",
+                pods=len(others),
+                namespace=pod.namespace,
+                pod=pod.name,
+            )
+        for trouble in others:
+            self.rewritten.blame(trouble)
+        return [trouble for trouble in troubles if can_be_held(trouble)]
+
     async def _hold(self, found: list[tuple[Trouble, Hold]]) -> None:
+        """Write holds down, one by one where one of them spoils them all."""
+        try:
+            await self._write(found)
+        except ApiError as error:
+            if error.status not in _UNFIT or len(found) == 1:
+                raise
+        else:
+            return
+        refused = None
+        for each in found:
+            refused = await _refused(self._write([each])) or refused
+        if refused is not None:
+            raise refused
+
+    async def _write(self, found: list[tuple[Trouble, Hold]]) -> None:
         if not found or not self.leadership.held:
             return
         holds = [hold for _, hold in found]
@@ -205,18 +260,23 @@ class Reconciler:
             self._tell(_held(trouble.watched, hold, hold.why), _occasion(hold.since_s))
             log.info("workload held back", namespace=hold.namespace, workload=hold.key[1])
 
-    async def _recreate(self, watched: Watched, hold: Hold) -> None:
-        """Delete one pod, if it is still the one we know, in the version we know.
+    async def _recreate(self, doomed: Doomed) -> None:
+        """Delete one pod, if it is still the one we know, in the version in which it did not run.
 
-        That it is done is written down first: whoever takes over does not do it again.
+        That it is done is written down first: whoever takes over does not do it again. Meanwhile the
+        pod may run again, and somebody may lift the hold.
         """
+        watched, hold = doomed.watched, doomed.hold
         pod, now_s = watched.pod, self._wall()
+        if not doomed.as_seen() or self.holds.get_hold(hold.key) != hold:
+            return
         if not await self.store.write([marked_deleted(hold, now_s)], self.leadership.identity):
             return
-        self._deleting.add(pod.uid)
-        if not self.leadership.held:
+        self._deleting[hold.key] = pod.uid
+        self._written_at_s[hold.key] = self._clock()
+        if not (self.leadership.held and doomed.as_seen() and hold.key in self.holds):
             return
-        preconditions = {"uid": pod.uid, "resourceVersion": watched.version}
+        preconditions = {"uid": pod.uid, "resourceVersion": doomed.version}
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
         try:
@@ -224,15 +284,27 @@ class Reconciler:
         except ApiError as error:
             if error.status == HTTPStatus.CONFLICT:
                 return  # it has changed: the next round sees whether it still does not run
-            self._deleting.discard(pod.uid)
+            if error.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+                del self._deleting[hold.key]
+            if error.status == HTTPStatus.FORBIDDEN and hold.key in self.holds:
+                await self.store.write([hold], self.leadership.identity)  # nothing was deleted
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return
-        self._deleting.discard(pod.uid)
+        del self._deleting[hold.key]
         self._metrics.recreated.inc()
         message = f"pod {pod.name} deleted, to come back whole: {hold.why}"
         self._tell(_held(watched, hold, message, deleted=True), f"{_occasion(now_s)}.deleted")
         log.info("pod deleted", namespace=pod.namespace, pod=pod.name)
+
+
+async def _refused(step: Awaitable[None]) -> ApiError | None:
+    """Take a step: what the API server refuses about one workload must not hold up the others."""
+    try:
+        await step
+    except ApiError as error:
+        return error
+    return None
 
 
 def _held(watched: Watched, hold: Hold, message: str, *, deleted: bool = False) -> Finding:

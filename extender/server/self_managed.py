@@ -159,39 +159,38 @@ class SelfManaged:
     async def _round(self) -> None:
         # Before the Secret: see WebhookConfiguration.write.
         trusted, known = await self._trust()
-        issued = await self._stored(await self._secret.read(), trusted)
+        issued, version = await self._stored(await self._secret.read(), trusted)
         settled = known and self._settled(issued, trusted)
         wanted = renewed(issued, self._names, self._clock(), self._schedule, settled=settled)
         if wanted is not issued:
-            self._version = await self._secret.replace(wanted.data(), self._version)
+            version = await self._secret.replace(wanted.data(), version)
             log.info("certificate renewed", **_told(issued, wanted))
-        self._use(wanted)
+        self._use(wanted, version)
         if known:
             await self._publish(trusted, wanted)
 
     # --- the Secret ------------------------------------------------------------------------------
 
-    async def _stored(self, stored: Stored | None, trusted: Trusted | None) -> Issued:
-        """What the Secret holds; if that is nothing, or nothing usable, something new is put there."""
+    async def _stored(self, stored: Stored | None, trusted: Trusted | None) -> tuple[Issued, str]:
+        """What the Secret holds, and its version; if that is nothing usable, something new is put there."""
         if stored is None:
             new = self._anew(trusted)
-            self._version = await self._secret.create(new.data())
+            version = await self._secret.create(new.data())
             log.info("certificate made", secret=str(self._secret))
-            return new
+            return new, version
         if not stored.ours:
             message = "it holds what migfit has not put there; name another Secret, or delete it"
             raise NotOursError(message)
         if self._issued is not None and stored.version == self._version:
-            return self._issued
+            return self._issued, stored.version
         try:
             found = read(stored.data)
         except ValueError as error:
             new = self._anew(trusted)
-            self._version = await self._secret.replace(new.data(), stored.version)
+            version = await self._secret.replace(new.data(), stored.version)
             log.warning("certificate made anew", secret=str(self._secret), because=str(error))
-            return new
-        self._version = stored.version
-        return found
+            return new, version
+        return found, stored.version
 
     def _anew(self, trusted: Trusted | None) -> Issued:
         """A new authority. What we show stays until that is trusted, if we show something."""
@@ -203,11 +202,11 @@ class SelfManaged:
         old = dict.fromkeys(each for bundle in bundles for each in authorities(bundle))
         return begin(self._names, now_s, self._schedule, tuple(old))
 
-    def _use(self, issued: Issued) -> None:
+    def _use(self, issued: Issued, version: str) -> None:
         if self._issued is None or issued.leaf.certificate != self._issued.leaf.certificate:
             self._live.load(issued.leaf.pem, issued.leaf.key_pem)
             log.info("certificate loaded", left_s=round(self._live.left_s()))
-        self._issued = issued
+        self._issued, self._version = issued, version
 
     # --- the webhook configuration ---------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from extender.cluster.errors import ApiError, Unreachable
@@ -12,10 +14,21 @@ if TYPE_CHECKING:
     from extender.cluster.client import ApiClient
 
 JSON = dict[str, Any]
+Hook = Callable[[str, str, bytes], None]
+"""Gets method, path and body of a request."""
+
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+
+
+def _nothing(_method: str, _path: str, _body: bytes) -> None:
+    """What hooks do if nothing is said."""
 
 
 class Shelf:
-    """Objects by path. As the real one does, it knows apply for what is not there, and merge patches."""
+    """Objects by path. As the real one does, it knows merge patches, and apply of several managers.
+
+    What they apply is merged; only where two give one field different values the later is refused.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, JSON] = {}
@@ -26,6 +39,10 @@ class Shelf:
         self.refuse_deletions = 0
         """How many of the next ones are answered by 409."""
         self.requests: list[str] = []
+        self.before: Hook = _nothing
+        """Called before a change is made; it may raise."""
+        self.after: Hook = _nothing
+        """Called when it is made, and the answer is on its way."""
         self._version = 0
 
     @property
@@ -50,7 +67,12 @@ class Shelf:
     ) -> bytes:
         """A patch of one of the objects, an Event, or the deletion of a pod."""
         self._met(method, path)
-        change = json.loads(body)
+        self.before(method, path, body)
+        answer = self._changed(method, path, json.loads(body), content_type)
+        self.after(method, path, body)
+        return answer
+
+    def _changed(self, method: str, path: str, change: JSON, content_type: str) -> bytes:
         if method == "POST":
             self.events.append(change)
             return b"{}"
@@ -62,23 +84,38 @@ class Shelf:
             return b"{}"
         known = self.objects.get(path)
         if content_type == "application/apply-patch+yaml":
-            if known is not None:
+            if known is not None and _differs(known, change):
                 raise ApiError(409, "Conflict")
-            known = {"metadata": {"creationTimestamp": "2027-01-15T08:00:00Z"}}
+            known = known or {"metadata": {"creationTimestamp": "2027-01-15T08:00:00Z"}}
         elif known is None:
             raise ApiError(404, "NotFound")
         elif change["metadata"].pop("resourceVersion") != known["metadata"]["resourceVersion"]:
             raise ApiError(409, "Conflict")
-        made = _merged(copy.deepcopy(known), change)
+        return json.dumps(self.change(path, change, known)).encode()
+
+    def change(self, path: str, change: JSON, known: JSON | None = None) -> JSON:
+        """Merge this into an object, whoever does it."""
+        made = _merged(copy.deepcopy(known or self.objects[path]), change)
+        if bad := [key for key in made.get("data", {}) if not _KEY.fullmatch(key)]:
+            raise ApiError(422, "Invalid", f"data[{bad[0]}]")
         self._version += 1
         made["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = made
-        return json.dumps(made).encode()
+        return made
 
     def _met(self, method: str, path: str) -> None:
         if self.away:
             raise Unreachable("nobody there")
         self.requests.append(f"{method} {path}")
+
+
+def _differs(known: JSON, change: JSON) -> bool:
+    """Whether a field that both have has another value."""
+    return any(
+        _differs(known[key], value) if isinstance(value, dict) else known[key] != value
+        for key, value in change.items()
+        if key in known
+    )
 
 
 def _merged(tree: JSON, change: JSON) -> JSON:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -61,8 +62,9 @@ class World:
 holds = st.builds(
     Hold,
     namespace=st.sampled_from(["speech", "vision"]),
-    kind=st.sampled_from(["Deployment", "Job", "Pod"]),
-    name=st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?", fullmatch=True),
+    kind=st.sampled_from(["Deployment", "Job", "Pod"]) | st.text(min_size=1, max_size=300),
+    name=st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?", fullmatch=True)
+    | st.text(min_size=1, max_size=300),
     cause=st.sampled_from(Cause),
     why=st.text(max_size=400),
     since_s=st.integers(0, 2**33).map(float),
@@ -87,6 +89,29 @@ def test_an_entry_is_a_key_that_a_config_map_may_have(one: Hold) -> None:
     assert set(one.entry) <= set(
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
     )
+
+
+@given(holds, holds)
+def test_no_two_workloads_have_the_same_entry(one: Hold, other: Hold) -> None:
+    workloads = {(each.namespace, each.kind, each.name) for each in (one, other)}
+
+    assert len({one.entry, other.entry}) == len(workloads)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("Work flow", "asr"), ("Work_flow", "asr")),
+        (("Work.flow", "asr"), ("Work", "flow.asr")),
+        (("Workflow", "x" * 300 + "1"), ("Workflow", "x" * 300 + "2")),
+    ],
+)
+def test_workloads_whose_names_look_alike_in_a_key_have_entries_of_their_own(
+    one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    entries = {replace(hold(), kind=kind, name=name).entry for kind, name in (one, other)}
+
+    assert len(entries) == 2
 
 
 def test_an_entry_is_named_so_that_a_person_finds_it() -> None:
@@ -197,6 +222,19 @@ def test_a_hold_that_an_admin_writes_needs_four_fields() -> None:
     assert rfc3339(read_hold(hand).until_s) == "2029-12-31T22:00:00Z"
 
 
+@pytest.mark.parametrize("entry", ["a", "z"])
+async def test_of_two_entries_for_one_workload_the_longer_counts_and_the_last_deletion(
+    entry: str,
+) -> None:
+    world = World()
+    ours = hold(deleted_s=EPOCH_S - 5)
+    by_hand = hold(until_s=EPOCH_S + 2 * HOUR_S)
+
+    world.read({"speech.Deployment.asr": ours.written(), entry: by_hand.written()})
+
+    assert world.holds.get_hold(ours.key) == replace(by_hand, deleted_s=EPOCH_S - 5)
+
+
 async def test_what_was_changed_meanwhile_is_not_written_over() -> None:
     world = World()
     await world.write(hold())
@@ -207,6 +245,34 @@ async def test_what_was_changed_meanwhile_is_not_written_over() -> None:
 
     assert not written
     assert list(world.data) == ["speech.Deployment.asr"]
+
+
+async def test_of_two_that_make_it_at_once_both_are_kept_but_not_two_about_one_workload() -> None:
+    world = World()
+    stores = [HoldStore(world.shelf.client, "ours", Holds(lambda: EPOCH_S)) for _ in range(3)]
+    asr, llm, other = hold(), hold("llm"), hold(why="another reason")
+
+    written = [
+        await store.write([each], each.why)
+        for store, each in zip(stores, (asr, llm, other), strict=True)
+    ]
+
+    assert written == [True, True, False]
+    assert world.data == {asr.entry: asr.written(), llm.entry: llm.written()}
+
+
+async def test_what_came_after_a_write_is_not_forgotten_when_its_answer_comes() -> None:
+    world = World()
+    await world.write(hold())
+
+    def lift(_method: str, _path: str, _body: bytes) -> None:
+        made = world.shelf.change(PATH, {"data": {hold().entry: None}})
+        world.read(made["data"], made["metadata"]["resourceVersion"])
+
+    world.shelf.after = lift
+    await world.write(hold("other"))
+
+    assert list(world.holds) == [hold("other").key]
 
 
 async def test_what_has_ended_is_taken_out_with_the_next_write() -> None:
@@ -257,6 +323,42 @@ async def test_it_never_grows_beyond_what_the_api_server_takes() -> None:
     size = sum(len(entry) + len(value) for entry, value in world.data.items())
     assert 850 * 1024 < size < 1024 * 1024
     assert all(entry.startswith("speech.Deployment.2-") for entry in world.data)
+
+
+async def test_of_too_many_those_of_bare_pods_go_first() -> None:
+    world = World()
+    await world.write(hold("old"))
+
+    pods = [
+        replace(hold(f"step-{n}", since_s=EPOCH_S + 1), kind="Pod", namespace=f"tenant-{n % 7}")
+        for n in range(MOST + 50)
+    ]
+    await world.write(*pods)
+
+    assert len(world.data) == MOST
+    assert hold("old").entry in world.data
+
+
+async def test_a_namespace_with_very_many_pushes_out_its_own_and_nobody_elses() -> None:
+    world = World()
+    await world.write(*(hold(f"asr-{n}") for n in range(20)))
+
+    for number in range(2):
+        made = (hold(f"{number}-{n}", since_s=EPOCH_S + 1) for n in range(MOST))
+        await world.write(*(replace(each, namespace="crowded", kind="Workflow") for each in made))
+
+    assert len(world.data) == MOST
+    assert {hold(f"asr-{n}").entry for n in range(20)} <= world.data.keys()
+    assert sum(entry.startswith("crowded.Workflow.1-") for entry in world.data) == MOST - 20
+
+
+async def test_what_does_not_fit_is_left_out_and_nothing_else() -> None:
+    world = World()
+    await world.write(hold())
+
+    await world.write(hold("x" * 950_000, since_s=EPOCH_S + 1), hold("other"))
+
+    assert sorted(world.data) == ["speech.Deployment.asr", "speech.Deployment.other"]
 
 
 async def test_since_when_a_hold_is_known_is_told_by_the_own_clock() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from extender.cluster.held import Held
+from extender.cluster.holds import Holds
 from extender.cluster.state import State
 from extender.core.policy import Policy
 from tests.cluster.watching import Clock
@@ -73,3 +74,41 @@ def test_before_anything_was_heard_the_age_is_nothing(clock: Clock) -> None:
 
     assert state.age_s() == 0
     assert state.snapshot().stale
+
+
+def test_without_the_list_of_holds_it_is_stale_at_once_and_gets_older_and_yet_is_synced(
+    state: State, clock: Clock
+) -> None:
+    def told() -> tuple[bool, bool, float]:
+        return state.synced, state.snapshot().stale, state.age_s()
+
+    state.holds = holds = Holds(clock=clock)
+    before = told()
+    clock.now_s += 100
+    for sink in sinks(state).values():
+        sink.heard(clock.now_s)
+    then = told()
+
+    holds.listing()
+    holds.listed()
+    holds.heard(clock.now_s)
+
+    assert before == (True, True, 0.0)
+    assert then == (True, True, 100.0)
+    assert told() == (True, False, 0.0)
+
+
+def test_a_silent_watch_of_the_holds_makes_it_stale(state: State, clock: Clock) -> None:
+    state.holds = holds = Holds(clock=clock)
+    holds.listing()
+    holds.listed()
+    holds.heard(clock.now_s)
+
+    clock.now_s += 181
+    for sink in sinks(state).values():
+        sink.heard(clock.now_s)
+    assert state.snapshot().stale
+    assert state.age_s() == 181
+    holds.heard(clock.now_s)
+
+    assert not state.snapshot().stale

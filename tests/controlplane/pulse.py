@@ -1,4 +1,4 @@
-"""Something changes all the time, in every kind of object that migfit watches but pods."""
+"""Something changes all the time, in every kind of object that a decision needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
+from extender.cluster.holds import CONFIG_MAP
 from tests.controlplane.client import ApiError
+from tests.controlplane.migfit import SYSTEM_NAMESPACE
 from tests.controlplane.objects import new_namespace
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Pulse:
             ("ResourceQuota", NAMESPACE, NAMESPACE),
             ("LimitRange", NAMESPACE, NAMESPACE),
             ("Pod", NAMESPACE, NAMESPACE),
+            ("ConfigMap", CONFIG_MAP, SYSTEM_NAMESPACE),
         )
 
     async def __aenter__(self) -> Self:
@@ -50,6 +53,8 @@ class Pulse:
     def _create(self) -> None:
         new_namespace(self._client, name=NAMESPACE)
         meta = {"name": NAMESPACE, "namespace": NAMESPACE}
+        holds = {"name": CONFIG_MAP, "namespace": SYSTEM_NAMESPACE}
+        self._client.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": holds})
         specs: dict[str, JSON] = {
             "ResourceQuota": {"hard": {"configmaps": "100"}},
             "LimitRange": {"limits": []},

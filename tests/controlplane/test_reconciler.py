@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.controlplane.client import JSON
     from tests.controlplane.plane import ControlPlane, User
 
-pytestmark = pytest.mark.controlplane
+pytestmark = [pytest.mark.controlplane, pytest.mark.reliability]
 
 SLICE = "nvidia.com/mig-2g.20gb"
 BACKOFF = {"restarts": 3, "window": "10m", "hold": "1h", "pending": "2s", "action": "Recreate"}
@@ -278,6 +278,32 @@ def test_a_hold_outlives_our_restart_and_ends_when_somebody_removes_its_entry(
         return SLICE in asked(cluster.client.create(following, dry_run=True).body)
 
     wait_until(rewritten, 20, "the hold is lifted")
+
+
+def test_while_the_holds_cannot_be_read_pods_are_left_whole_and_the_server_says_why(
+    cluster: Cluster,
+) -> None:
+    asks = gpu_pod("asks", cluster.namespace, annotations=NEED)
+    rights = cluster.client.get("Role", "migfit-reconciler", SYSTEM_NAMESPACE)["rules"]
+    fewer = [rule for rule in rights if rule["resources"] != ["configmaps"]]
+    assert len(fewer) == len(rights) - 1
+    change = {"rules": fewer}
+    cluster.client.patch("Role", "migfit-reconciler", change, SYSTEM_NAMESPACE)
+    cluster.server.stop()
+
+    cluster.server.start()
+    left = cluster.client.create(asks, dry_run=True).body
+
+    assert GPU in asked(left)
+    assert cluster.decision(left)["reason"] == "StaleState"
+    assert cluster.server.program is not None
+    assert "list and watch on configmaps in namespace" in cluster.server.program.log.read_text()
+    cluster.client.patch("Role", "migfit-reconciler", {"rules": rights}, SYSTEM_NAMESPACE)
+
+    def rewritten() -> bool:
+        return SLICE in asked(cluster.client.create(asks, dry_run=True).body)
+
+    wait_until(rewritten, 30, "the holds are read")
 
 
 def test_a_pod_created_while_the_server_was_down_is_reported_as_missed_and_no_other(

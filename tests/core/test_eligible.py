@@ -196,7 +196,16 @@ def test_a_workload_held_back_runs_whole_for_a_while() -> None:
 def test_nothing_is_decided_on_a_stale_view() -> None:
     cluster = state()
     stale = replace(cluster.snapshot(), stale=True, age_s=200.0)
-    assert decide(pod(), stale, cluster.policy).reason is Reason.STALE_STATE
+    told = decide(pod(), stale, cluster.policy)
+    assert (told.reason, told.message) == (
+        Reason.STALE_STATE,
+        "nothing heard of the cluster for 200 s",
+    )
+    told = decide(pod(), replace(stale, age_s=0.0), cluster.policy)
+    assert (told.reason, told.message) == (
+        Reason.STALE_STATE,
+        "not everything is listed yet that a decision needs",
+    )
 
 
 def test_reasons_of_the_first_step_are_checked_in_the_documented_order() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from extender.cluster.errors import ApiError
 from extender.cluster.holds import CONFIG_MAP
 from extender.cluster.objects import ConfigMapObject
 from extender.cluster.statuses import RewrittenPod
@@ -35,13 +37,15 @@ class World:
         fixed = {"backoff": self.backoff, "revision": "0123456789ab", **policy}
         self.policy = Policy(when_full=WAIT, **fixed)
         self.clock, self.shelf = Clock(), Shelf()
+        self.ahead_s = 0.0
+        """By how much somebody has stepped the time of day."""
         self.pods: dict[str, JSON] = {}
         self.lines: list[JSON] = []
         self.start()
 
     def wall(self) -> float:
         """The time of day."""
-        return EPOCH_S + self.clock.now_s - BEGAN_S
+        return EPOCH_S + self.clock.now_s - BEGAN_S + self.ahead_s
 
     def start(self) -> None:
         """A new process: it has to learn everything anew."""
@@ -69,6 +73,23 @@ class World:
         if known is not None:
             known["metadata"]["name"] = CONFIG_MAP
             self.replica.holds.upsert(msgspec.convert(known, ConfigMapObject))
+
+    def lift(self, entry: str) -> None:
+        """Somebody removes an entry of the holds."""
+        self.shelf.change(HOLDS, {"data": {entry: None}})
+        self.watch_holds()
+
+    def refuse_to_delete(self, status_: int, name: str = "", times: float = math.inf) -> list[str]:
+        """Let deletions, of this pod if one is named, be answered by that; what was tried."""
+        tried: list[str] = []
+
+        def refuse(method: str, path: str, _body: bytes) -> None:
+            if method == "DELETE" and path.endswith(name) and len(tried) < times:
+                tried.append(path)
+                raise ApiError(status_)
+
+        self.shelf.before = refuse
+        return tried
 
     def see(self, tree: JSON) -> None:
         """A pod is there, in this state."""

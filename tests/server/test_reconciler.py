@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import structlog
 
+from extender.cluster.errors import ApiError
 from extender.cluster.holds import rfc3339
 from extender.cluster.objects import PodObject
 from extender.cluster.reconcile import SETTLE_S
-from extender.core.policy import Backoff, BackoffAction, Globs, Mode
 from extender.server.metrics import Metrics
 from extender.server.reconciler import PATIENCE_S, Reconciler
 from tests.build import pod, state
-from tests.cluster.rewritten_pods import at, failed, rewritten, status, waiting
+from tests.cluster.rewritten_pods import at, failed, rewritten, waiting
 from tests.docs.test_audit_schema import VALIDATOR
-from tests.server.reconciling import WINDOW_S, World, crashed
+from tests.server.reconciling import World, crashed
 
 if TYPE_CHECKING:
     from tests.build import JSON
@@ -58,107 +59,6 @@ async def test_a_crash_loop_is_held_told_and_after_ten_seconds_ended() -> None:
     assert all(map(valid, world.lines))
 
 
-async def test_of_a_workload_with_many_such_pods_one_is_deleted_in_each_window() -> None:
-    world = World()
-    for number in range(3):
-        world.see(crashed(name=f"asr-{number}"))
-
-    await world.rounds(60)
-    assert len(world.deleted) == 1
-    world.lose(world.deleted[0])
-    await world.rounds(int(WINDOW_S))
-
-    assert len(world.deleted) == 2
-    assert world.counted("migfit_holds_total", cause="Crashes") == 1
-
-
-@pytest.mark.parametrize("restarts", [3, 4])
-async def test_a_pod_that_runs_again_by_then_is_not_deleted(restarts: int) -> None:
-    world = World()
-    world.see(crashed())
-    await world.rounds(5)
-    world.see(rewritten(containerStatuses=[status(restarts)]))
-
-    await world.rounds(60)
-
-    assert world.deleted == []
-    assert world.held == {"Deployment/asr": "Crashes"}
-
-
-async def test_a_deletion_that_is_refused_because_the_pod_has_changed_is_tried_again() -> None:
-    world = World()
-    world.see(crashed())
-    world.shelf.refuse_deletions = 2
-
-    await world.rounds(13)
-
-    assert world.deleted == ["asr-1"]
-    assert [line["deleted"] for line in world.lines] == [False, True]
-
-
-async def test_from_a_deletion_that_took_several_tries_a_whole_window_passes_to_the_next() -> None:
-    world = World()
-    for name in ("asr-1", "asr-2"):
-        world.see(crashed(name=name))
-    world.shelf.refuse_deletions = 300
-
-    await world.rounds(600)
-    assert len(world.deleted) == 1
-    world.lose(world.deleted[0])
-    await world.rounds(300)
-
-    assert len(world.deleted) == 1
-
-
-async def test_a_process_that_takes_over_after_the_deletion_was_written_down_does_not_repeat_it() -> (
-    None
-):
-    world = World()
-    for name in ("asr-1", "asr-2"):
-        world.see(crashed(name=name))
-    await world.rounds(12)
-    assert len(world.deleted) == 1
-
-    await world.replica.leadership.release()
-    world.start()
-    await world.rounds(60)
-
-    assert len(world.deleted) == 1
-    assert [line["deleted"] for line in world.lines] == [False, True]
-
-
-@pytest.mark.parametrize("owner", ["Job", "Workflow", "DaemonSet", "Pod"])
-async def test_pods_of_others_are_held_and_told_and_never_deleted(owner: str) -> None:
-    world = World()
-    world.see(crashed(owner=owner))
-
-    await world.rounds(60)
-
-    assert list(world.held.values()) == ["Crashes"]
-    assert len(world.lines) == 1
-    assert world.deleted == []
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [
-        {"backoff": Backoff(window_s=WINDOW_S, action=BackoffAction.REPORT)},
-        {"mode": Mode.DISABLED},
-        {"exclude": Globs(("speech",))},
-        {"include": Globs(("vision",))},
-    ],
-    ids=["Report", "Disabled", "excluded", "not included"],
-)
-async def test_nothing_is_deleted_when_the_configuration_does_not_want_it(policy: Any) -> None:
-    world = World(**policy)
-    world.see(crashed())
-
-    await world.rounds(60)
-
-    assert world.deleted == []
-    assert list(world.held) == ["Deployment/asr"]
-
-
 async def test_the_first_failure_of_a_jobs_pod_is_a_hold_within_a_round() -> None:
     world = World()
     world.see(rewritten(owner="Job"))
@@ -169,6 +69,61 @@ async def test_the_first_failure_of_a_jobs_pod_is_a_hold_within_a_round() -> Non
 
     assert world.held == {"Job/asr": "Fails"}
     assert world.cluster.snapshot().held == {("speech", "Job/asr"): 3600}
+
+
+async def test_an_owner_of_any_name_is_held_back_and_holds_up_nobody() -> None:
+    world = World()
+    odd = failed("odd-1", "Workflow")
+    odd["metadata"]["ownerReferences"][0] |= {"kind": "We ird", "name": "a b/ü"}
+    for tree in (odd, crashed()):
+        world.see(tree)
+
+    await world.rounds(12)
+
+    assert world.held == {"We ird/a b/ü": "Fails", "Deployment/asr": "Crashes"}
+    assert world.deleted == ["asr-1"]
+
+
+@pytest.mark.parametrize("member", ["kind", "name"])
+async def test_a_name_longer_than_any_object_has_is_told_once_and_nothing_is_held_back_by_it(
+    member: str,
+) -> None:
+    world = World()
+    odd = failed("odd-1", "Workflow")
+    odd["metadata"]["ownerReferences"][0][member] = "a" * 950_000
+    world.see(crashed())
+    await world.rounds(1)
+    world.see(odd)
+
+    with structlog.testing.capture_logs() as lines:
+        await world.rounds(12)
+
+    assert world.held == {"Deployment/asr": "Crashes"}
+    assert world.deleted == ["asr-1"]
+    [told] = [line for line in lines if line["log_level"] == "warning"]
+    assert (told["namespace"], told["pod"], told["pods"]) == ("speech", "odd-1", 1)
+
+
+@pytest.mark.parametrize("status_", [400, 413, 422])
+async def test_where_one_hold_is_refused_the_others_are_written_and_deletions_go_on(
+    status_: int,
+) -> None:
+    world = World()
+
+    def refuse(method: str, _path: str, body: bytes) -> None:
+        if method == "PATCH" and b"speech.Job." in body:
+            raise ApiError(status_, "Invalid")
+
+    world.shelf.before = refuse
+    for tree in (failed("train-1", "Job"), crashed(), crashed(name="llm-0", owner="StatefulSet")):
+        world.see(tree)
+
+    for _ in range(12):
+        with pytest.raises(ApiError, match=str(status_)):
+            await world.rounds(1)
+
+    assert world.held == {"Deployment/asr": "Crashes", "StatefulSet/asr": "Crashes"}
+    assert sorted(world.deleted) == ["asr-1", "llm-0"]
 
 
 async def test_without_the_lease_nothing_is_told_or_done_but_what_others_hold_is_known() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extender.cluster.errors import ApiError
 from extender.cluster.reconcile import SETTLE_S
 from tests.cluster.rewritten_pods import failed, rewritten, status, waiting
 from tests.server.reconciling import HOLDS, WINDOW_S, World, crashed
@@ -17,9 +19,13 @@ if TYPE_CHECKING:
 OWNERS = ("Deployment", "StatefulSet", "Job", "Pod")
 PODS = tuple(f"{owner.lower()}-{n}" for owner in OWNERS for n in range(3))
 PASS_S = {"soon": 1.0, "later": 5.0, "settled": 11.0, "minute": 61.0, "window": WINDOW_S + 1}
+ANSWERS = {"forbidden": 403, "gone": 404, "busy": 429, "broken": 500}
+"""To the next deletion."""
 happenings = st.lists(
     st.tuples(st.sampled_from(["crash", "crash", "run", "wait", "fail"]), st.sampled_from(PODS))
-    | st.tuples(st.sampled_from([*PASS_S, "restart", "lift", "spoil", "refuse"]), st.just("")),
+    | st.tuples(
+        st.sampled_from([*PASS_S, "restart", "lift", "spoil", "refuse", *ANSWERS]), st.just("")
+    ),
     max_size=40,
 )
 
@@ -44,7 +50,8 @@ class History:
         elif what not in PASS_S:
             await self._to_us(what)
         done, before = len(self.world.shelf.deletions), dict(self.world.pods)
-        await self.world.rounds(1, PASS_S.get(what, 0.5))
+        with suppress(ApiError):
+            await self.world.rounds(1, PASS_S.get(what, 0.5))
         self._note()
         for path, preconditions in self.world.shelf.deletions[done:]:
             tree = before[path.rpartition("/")[2]]
@@ -70,6 +77,8 @@ class History:
             self.world.start()
         elif what == "refuse":
             self.world.shelf.refuse_deletions += 1
+        elif what in ANSWERS:
+            self.world.refuse_to_delete(ANSWERS[what], times=1)
         elif HOLDS in self.world.shelf.objects:
             if what == "lift":
                 self.entries.clear()
