@@ -15,7 +15,7 @@ from extender.config.schema import json_schema
 JSON: TypeAlias = dict[str, Any]
 
 CHART = DEPLOY / "chart"
-MAPS = {"nodeSelector", "podLabels", "podAnnotations"}
+MAPS = {"nodeSelector", "podLabels", "podAnnotations", "labels"}
 """Values whose keys are the user's own."""
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from extender.config import load
-from tests.deploy.chart import KUSTOMIZE, OVERLAYS, kustomized, named, rendered
-from tests.deploy.manifests import JSON, NAMESPACE, base
+from tests.deploy.chart import KUSTOMIZE, MONITORING, OVERLAYS, kustomized, named, rendered
+from tests.deploy.manifests import BASE, JSON, NAMESPACE, base
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 HELM_ONLY = {"app.kubernetes.io/managed-by", "helm.sh/chart", "checksum/configuration"}
 
@@ -48,8 +51,6 @@ def test_by_default_it_is_what_the_base_is_but_for_the_namespace_that_helm_makes
 
 NOT_IN_THE_CHART = "agent"
 """Has a namespace of its own, which a release does not make."""
-FOR_OPERATORS = "monitoring"
-"""A component without an overlay: its kinds are the Prometheus operator's, which not everybody has."""
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -57,10 +58,47 @@ def test_with_the_values_of_an_overlay_it_is_what_the_overlay_is(overlay: str) -
     same(rendered(OVERLAYS[overlay]), kustomized(KUSTOMIZE / "overlays" / overlay))
 
 
-def test_there_are_values_for_every_overlay() -> None:
+def test_with_the_switches_of_monitoring_it_is_the_base_and_that_component(tmp_path: Path) -> None:
+    folder = tmp_path.resolve()  # kustomize takes no path that leads through a link
+    kustomization = {
+        "resources": [os.path.relpath(BASE, folder)],
+        "components": [os.path.relpath(KUSTOMIZE / "components/monitoring", folder)],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+    same(rendered(MONITORING), kustomized(folder))
+
+
+@pytest.mark.parametrize(
+    ("switch", "kinds"),
+    [
+        ({"metrics": {"serviceMonitor": {"enabled": True}}}, ["PodMonitor", "ServiceMonitor"]),
+        ({"metrics": {"prometheusRule": {"enabled": True}}}, ["PrometheusRule"]),
+        ({"dashboard": {"enabled": True}}, ["ConfigMap"]),
+    ],
+)
+def test_each_switch_of_monitoring_adds_what_it_is_about(switch: JSON, kinds: list[str]) -> None:
+    without, more = named(rendered()), named(rendered(switch))
+
+    assert sorted(kind for kind, _ in more.keys() - without.keys()) == kinds
+    assert {key: more[key] for key in without} == without
+
+
+def test_monitors_and_rules_bear_the_labels_by_which_they_are_selected() -> None:
+    metrics = {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"team": "gpu"}},
+    }
+
+    objects = named(rendered({"metrics": metrics}))
+
+    for kind in ("ServiceMonitor", "PodMonitor"):
+        assert objects[kind, "migfit"]["metadata"]["labels"]["release"] == "prometheus"
+    assert objects["PrometheusRule", "migfit"]["metadata"]["labels"]["team"] == "gpu"
+
+
+def test_there_are_values_for_every_overlay_and_every_component() -> None:
     covered = {*OVERLAYS, NOT_IN_THE_CHART}
     assert {folder.name for folder in (KUSTOMIZE / "overlays").iterdir()} == covered
-    assert {folder.name for folder in (KUSTOMIZE / "components").iterdir()} == {
-        *covered,
-        FOR_OPERATORS,
-    }
+    components = {folder.name for folder in (KUSTOMIZE / "components").iterdir()}
+    assert components == {*covered, "monitoring"}

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from docs._chart import MAPS, values
 from extender.config import load
 from extender.core.rewrite import REWRITTEN_LABEL
-from tests.deploy.chart import CHART, RefusedError, named, rendered
+from tests.deploy.chart import CHART, FOREIGN, MONITORING, RefusedError, named, rendered
 from tests.deploy.manifests import JSON, NAMESPACE, ROOT, served_by
 from tests.deploy.pod_security import violations
-from tests.deploy.test_kustomize import CERT_MANAGER, NEWEST
+from tests.deploy.test_kustomize import NEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,6 +127,8 @@ def test_a_key_that_there_is_not_is_refused(path: tuple[str, ...]) -> None:
         ({"config": {"rules": [{"name": "a", "match": {}, "mod": "DryRun"}]}}, r"rules/0.*mod"),
         ({"image": {"digest": "sha256:abc"}}, r"\bimage/digest"),
         ({"tolerations": [{"effect": "NoSchedul"}]}, r"\btolerations/0/effect"),
+        ({"metrics": {"serviceMonitor": True}}, r"\bmetrics/serviceMonitor"),
+        ({"dashboard": {"enable": True}}, r"\bdashboard.*enable"),
     ],
     ids=repr,
 )
@@ -210,7 +212,7 @@ def test_every_combination_renders_to_valid_objects_of_one_piece(chosen: JSON) -
 
     names = {kind: {name for of, name in objects if of == kind} for kind, _ in objects}
     for (kind, _), item in objects.items():
-        if item["apiVersion"] != CERT_MANAGER:
+        if item["apiVersion"] not in FOREIGN:
             assert valid(json.dumps(item))
         if kind == "Deployment":
             whole(item, names)
@@ -271,15 +273,27 @@ def told_alike(chosen: JSON, objects: dict[tuple[str, str], JSON]) -> None:
     assert policy.inject.scheduler_name == handed
 
 
+def blocks(page: str) -> Iterator[JSON]:
+    """The YAML that a page shows."""
+    text = (ROOT / page).read_text()
+    return map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
 def test_the_values_on_the_install_page_are_good() -> None:
-    page = (ROOT / "docs/how-to/install.md").read_text()
-    blocks = map(
-        yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    )
-    (shown,) = [block for block in blocks if "kind" not in block]
+    (shown,) = [block for block in blocks("docs/how-to/install.md") if "kind" not in block]
 
     objects = named(rendered(shown))
 
     assert load(objects["ConfigMap", "migfit-config"]["data"]["config.yaml"]).models
     (container,) = objects["Deployment", "migfit"]["spec"]["template"]["spec"]["containers"]
     assert container["image"].startswith(shown["image"]["repository"])
+
+
+def test_the_values_on_the_page_about_monitoring_are_good_and_switch_on_all_there_is() -> None:
+    shown = next(blocks("docs/how-to/monitor.md"))
+
+    objects = named(rendered(shown))
+
+    assert objects.keys() == named(rendered(MONITORING)).keys()
+    label = shown["metrics"]["serviceMonitor"]["labels"].items()
+    assert label <= objects["ServiceMonitor", "migfit"]["metadata"]["labels"].items()
