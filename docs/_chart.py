@@ -48,6 +48,7 @@ RULES: Mapping[str, JSON] = {
     "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "pullSecrets": _NAMES,
     "clientsSecret": _NAME,
+    "runtimeClassName": {"pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"},
     "requests": _RESOURCES,
     "limits": _RESOURCES,
     "callers": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"}},

@@ -10,9 +10,13 @@ import pytest
 import yaml
 
 from docs._monitoring import COMPONENT
-from tests.deploy.manifests import BASE, ROOT
+from tests.controlplane.installed import Release
+from tests.controlplane.objects import wait_until
+from tests.deploy.chart import MONITORING, named, rendered
+from tests.deploy.manifests import BASE, NAMESPACE, ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.controlplane.plane import ControlPlane
@@ -25,22 +29,22 @@ PAGE = ROOT / "docs/how-to/monitor.md"
 def test_the_component_adds_monitors_rules_and_dashboard_and_changes_nothing_else(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
-    _, named, labels = map(
+    _, component, labels, agents = map(
         yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     )
-    assert named["components"] == [f"../migfit/{COMPONENT.relative_to(ROOT)}"]
+    assert component["components"] == [f"../migfit/{COMPONENT.relative_to(ROOT)}"]
     folder = tmp_path.resolve()
     kustomization = {
         "resources": [os.path.relpath(BASE, folder)],
         "components": [os.path.relpath(COMPONENT, folder)],
     }
 
-    def rendered(**more: object) -> list[dict[str, object]]:
+    def made(**more: object) -> list[dict[str, object]]:
         (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({**kustomization, **more}))
         return list(yaml.safe_load_all(plane.kubectl("kustomize", str(folder)).stdout))
 
-    without = rendered(components=[])
-    added = [item for item in rendered() if item not in without]
+    without = made(components=[])
+    added = [item for item in made() if item not in without]
 
     assert sorted(str(item["kind"]) for item in added) == [
         "ConfigMap",
@@ -48,8 +52,66 @@ def test_the_component_adds_monitors_rules_and_dashboard_and_changes_nothing_els
         "PrometheusRule",
         "ServiceMonitor",
     ]
+    (monitor,) = [item for item in made(**agents) if item["kind"] == "PodMonitor"]
+    chart = named(rendered(MONITORING | {"agent": {"enabled": True}}))
+    assert monitor["spec"] == chart["PodMonitor", "migfit"]["spec"]
     pair = labels["labels"][0]["pairs"].items()
-    for item in rendered(**labels):
+    for item in made(**labels):
         metadata = item["metadata"]
         assert isinstance(metadata, dict)
         assert pair <= metadata["labels"].items()
+
+
+@pytest.fixture
+def operator_kinds(plane: ControlPlane) -> Iterator[list[str]]:
+    """The kinds of the Prometheus operator by their names alone: what they hold is not judged here."""
+    client = plane.client
+    kinds = ["ServiceMonitor", "PodMonitor", "PrometheusRule"]
+    for kind in kinds:
+        plural = f"{kind.lower()}s"
+        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        version = {"name": "v1", "served": True, "storage": True}
+        client.create(
+            {
+                "apiVersion": "apiextensions.k8s.io/v1",
+                "kind": "CustomResourceDefinition",
+                "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+                "spec": {
+                    "group": "monitoring.coreos.com",
+                    "scope": "Namespaced",
+                    "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+                    "versions": [version | {"schema": {"openAPIV3Schema": schema}}],
+                },
+            }
+        )
+
+    def known() -> bool:
+        listed = plane.kubectl("api-resources", "--api-group=monitoring.coreos.com").stdout
+        return all(kind in listed for kind in kinds)
+
+    wait_until(known, 30, "the kinds are served")
+    yield kinds
+    client.delete_all("CustomResourceDefinition")
+    wait_until(lambda: not client.items("CustomResourceDefinition"), 30, "the kinds are gone")
+
+
+def test_by_helm_they_are_taken_where_the_operators_kinds_are(
+    plane: ControlPlane, operator_kinds: list[str]
+) -> None:
+    Release(plane).install(MONITORING)
+
+    for kind in operator_kinds:
+        made = plane.kubectl("-n", NAMESPACE, "get", kind, "-o", "name").stdout
+        assert made.endswith(".monitoring.coreos.com/migfit\n")
+    assert plane.client.get("ConfigMap", "migfit-dashboard", NAMESPACE)
+
+
+def test_by_helm_they_are_refused_where_they_are_not_and_the_page_has_the_words(
+    plane: ControlPlane,
+) -> None:
+    with pytest.raises(AssertionError) as refused:
+        Release(plane).install(MONITORING)
+
+    (words,) = re.findall(r"is refused \(`([^`]+)`\)", PAGE.read_text())
+    assert words in str(refused.value)
+    assert plane.client.items("Deployment") == []

@@ -27,6 +27,7 @@ OVERLAYS: Mapping[str, JSON] = {
     "webhook-only": {"packing": "WebhookOnly"},
     "second-scheduler": {"packing": "SecondScheduler"},
     "default-scheduler": {"packing": "DefaultScheduler"},
+    "agent": {"agent": {"enabled": True}},
 }
 """Overlay -> the values that say the same to the chart."""
 MONITORING: JSON = {

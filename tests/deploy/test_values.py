@@ -15,6 +15,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from docs._chart import MAPS, values
+from extender.cli.agent import agent
 from extender.config import load
 from extender.core.rewrite import REWRITTEN_LABEL
 from tests.deploy.chart import CHART, FOREIGN, MONITORING, RefusedError, named, rendered
@@ -129,6 +130,8 @@ def test_a_key_that_there_is_not_is_refused(path: tuple[str, ...]) -> None:
         ({"tolerations": [{"effect": "NoSchedul"}]}, r"\btolerations/0/effect"),
         ({"metrics": {"serviceMonitor": True}}, r"\bmetrics/serviceMonitor"),
         ({"dashboard": {"enable": True}}, r"\bdashboard.*enable"),
+        ({"agent": {"enabled": "yes"}}, r"\bagent/enabled"),
+        ({"agent": {"tolerations": [{"effect": "NoSchedul"}]}}, r"\bagent/tolerations/0/effect"),
     ],
     ids=repr,
 )
@@ -144,6 +147,11 @@ def test_a_scheduler_other_than_the_one_that_is_installed_is_refused() -> None:
 
     with pytest.raises(RefusedError, match=r"config\.inject\.schedulerName: leave it empty"):
         rendered(values_)
+
+
+def test_the_namespace_of_the_agents_is_not_where_the_release_goes() -> None:
+    with pytest.raises(RefusedError, match=r"agent\.enabled: migfit-agent is the namespace of"):
+        rendered({"agent": {"enabled": True}}, namespace="migfit-agent")
 
 
 # --- every combination ---------------------------------------------------------------------------
@@ -216,24 +224,49 @@ def test_every_combination_renders_to_valid_objects_of_one_piece(chosen: JSON) -
             assert valid(json.dumps(item))
         if kind == "Deployment":
             whole(item, names)
+        if kind == "DaemonSet":
+            whole_agent(item, names)
         if kind in BINDINGS and not item["roleRef"]["name"].startswith("system:"):
             assert item["roleRef"]["name"] in names[item["roleRef"]["kind"]]
     told_alike(chosen, objects)
 
 
-def whole(deployment: JSON, names: dict[str, set[str]]) -> None:
-    """A Deployment stands by itself: rights, configuration, command lines, Pod Security."""
-    template = deployment["spec"]["template"]
+def hangs_together(owner: JSON, names: dict[str, set[str]]) -> tuple[JSON, set[str]]:
+    """Of what makes pods account, labels and volumes fit; the pods' spec and names of the volumes."""
+    template = owner["spec"]["template"]
     spec = template["spec"]
-    assert list(violations(spec)) == []
     assert spec["serviceAccountName"] in names["ServiceAccount"]
-    selector = deployment["spec"]["selector"]["matchLabels"]
+    selector = owner["spec"]["selector"]["matchLabels"]
     assert selector.items() <= template["metadata"]["labels"].items()
     volumes = {volume["name"] for volume in spec.get("volumes", ())}
     mounts = {
         mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", ())
     }
     assert volumes == mounts
+    return spec, volumes
+
+
+def whole_agent(daemon_set: JSON, names: dict[str, set[str]]) -> None:
+    """The agent has all it needs, and of what Pod Security forbids only what is written down."""
+    spec, _ = hangs_together(daemon_set, names)
+    assert set(violations(spec)) <= {
+        "hostPath",
+        "allowPrivilegeEscalation",
+        "runAsNonRoot",
+        "runAsUser",
+        "add",
+    }
+    (container,) = spec["containers"]
+    assert container["securityContext"]["capabilities"].get("add", []) in ([], ["SYS_ADMIN"])
+    assert agent.make_context("agent", container["args"][1:]).params["ops_port"]
+    assert daemon_set["metadata"]["namespace"] == "migfit-agent"
+    assert {"gpunodes.migfit.io"} == names["CustomResourceDefinition"]
+
+
+def whole(deployment: JSON, names: dict[str, set[str]]) -> None:
+    """A Deployment stands by itself: rights, configuration, command lines, Pod Security."""
+    spec, volumes = hangs_together(deployment, names)
+    assert list(violations(spec)) == []
     for volume in spec.get("volumes", ()):
         if "configMap" in volume:
             assert volume["configMap"]["name"] in names["ConfigMap"]

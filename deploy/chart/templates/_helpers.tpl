@@ -90,15 +90,7 @@ terminationGracePeriodSeconds: 120
 # 5 s of lame duck and at most 5 s to drain.
 terminationGracePeriodSeconds: 30
 {{- end }}
-{{- with .root.Values.priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .root.Values.image.pullSecrets }}
-imagePullSecrets:
-{{- range . }}
-  - name: {{ . | quote }}
-{{- end }}
-{{- end }}
+{{- include "migfit.podSettings" .root }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
@@ -123,6 +115,19 @@ nodeSelector:
 {{- with .root.Values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* What of a pod is the same wherever it runs, as further fields. */}}
+{{- define "migfit.podSettings" -}}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . | quote }}
+{{- end }}
 {{- end }}
 {{- end }}
 
