@@ -51,6 +51,7 @@ RULES: Mapping[str, JSON] = {
     "runtimeClassName": {"pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"},
     "requests": _RESOURCES,
     "limits": _RESOURCES,
+    "endpoint": {"pattern": "^(https?://[][A-Za-z0-9._:/%-]+)?$"},
     "callers": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"}},
     "scrapers": _NAMES,
     "tolerations": {"type": "array", "items": _TOLERATION},

@@ -29,7 +29,7 @@ PAGE = ROOT / "docs/how-to/monitor.md"
 def test_the_component_adds_monitors_rules_and_dashboard_and_changes_nothing_else(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
-    _, component, labels, agents = map(
+    _, component, labels, agents, _ = map(
         yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     )
     assert component["components"] == [f"../migfit/{COMPONENT.relative_to(ROOT)}"]

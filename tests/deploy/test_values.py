@@ -18,6 +18,7 @@ from docs._chart import MAPS, values
 from extender.cli.agent import agent
 from extender.config import load
 from extender.core.rewrite import REWRITTEN_LABEL
+from extender.server.traces import ENDPOINT
 from tests.deploy.chart import CHART, FOREIGN, MONITORING, RefusedError, named, rendered
 from tests.deploy.manifests import JSON, NAMESPACE, ROOT, served_by
 from tests.deploy.pod_security import violations
@@ -130,6 +131,7 @@ def test_a_key_that_there_is_not_is_refused(path: tuple[str, ...]) -> None:
         ({"tolerations": [{"effect": "NoSchedul"}]}, r"\btolerations/0/effect"),
         ({"metrics": {"serviceMonitor": True}}, r"\bmetrics/serviceMonitor"),
         ({"dashboard": {"enable": True}}, r"\bdashboard.*enable"),
+        ({"traces": {"endpoint": "otel-collector:4318"}}, r"\btraces/endpoint"),
         ({"agent": {"enabled": "yes"}}, r"\bagent/enabled"),
         ({"agent": {"tolerations": [{"effect": "NoSchedul"}]}}, r"\bagent/tolerations/0/effect"),
     ],
@@ -323,10 +325,30 @@ def test_the_values_on_the_install_page_are_good() -> None:
 
 
 def test_the_values_on_the_page_about_monitoring_are_good_and_switch_on_all_there_is() -> None:
-    shown = next(blocks("docs/how-to/monitor.md"))
+    shown, *_ = blocks("docs/how-to/monitor.md")
 
     objects = named(rendered(shown))
 
     assert objects.keys() == named(rendered(MONITORING)).keys()
     label = shown["metrics"]["serviceMonitor"]["labels"].items()
     assert label <= objects["ServiceMonitor", "migfit"]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("packing", "deployment"),
+    [
+        ("None", "migfit"),
+        ("SecondScheduler", "migfit-scheduler"),
+        ("DefaultScheduler", "migfit-extender"),
+    ],
+)
+def test_the_values_on_that_page_about_traces_reach_each_process_that_serves(
+    packing: str, deployment: str
+) -> None:
+    *_, shown = blocks("docs/how-to/monitor.md")
+
+    objects = named(rendered({"packing": packing} | shown))
+
+    containers = objects["Deployment", deployment]["spec"]["template"]["spec"]["containers"]
+    (serving,) = [each for each in containers if "serve" in each["args"]]
+    assert serving["env"] == [{"name": ENDPOINT, "value": shown["traces"]["endpoint"]}]

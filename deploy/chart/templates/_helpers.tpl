@@ -144,6 +144,11 @@ imagePullSecrets:
 {{- define "migfit.container" -}}
 image: {{ include "migfit.image" (list .Values.image .Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.traces.endpoint }}
+env:
+  - name: OTEL_EXPORTER_OTLP_ENDPOINT
+    value: {{ . | quote }}
+{{- end }}
 startupProbe: # the first lists of a large cluster, or an API server that starts too
   httpGet:
     path: /healthz
