@@ -14,8 +14,8 @@ from tests.controlplane.agents import NAMESPACE, Installed
 from tests.controlplane.client import ApiError
 from tests.controlplane.installed import Release
 from tests.controlplane.objects import fake_node, wait_until
+from tests.controlplane.test_remove import PAGE, of_ours, told_to_stay
 from tests.deploy.chart import CHART
-from tests.deploy.manifests import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,9 +128,8 @@ async def test_what_agents_told_outlives_the_release_and_the_next_one_takes_it_o
     assert plane.client.get("GpuNode", "gpu-a") == before
     release.uninstall()
     assert plane.client.get("GpuNode", "gpu-a") == before
-    page = (ROOT / "docs/how-to/remove.md").read_text()
-    (row,) = [line for line in page.splitlines() if f"`{KIND}`" in line and line[0] == "|"]
-    assert "kubectl delete crd gpunodes.migfit.io" in row
+    assert of_ours(plane) == {f"CustomResourceDefinition {KIND}"} <= told_to_stay()
+    assert f"`kubectl delete crd {KIND}`" in PAGE.read_text()
 
     # What controllers do that are not here: the namespace is empty and goes.
     finish(plane, NAMESPACE)
