@@ -10,13 +10,12 @@ import pytest
 import yaml
 
 from docs._monitoring import COMPONENT
+from tests.controlplane.foreign import PROMETHEUS, served
 from tests.controlplane.installed import Release
-from tests.controlplane.objects import wait_until
 from tests.deploy.chart import MONITORING, named, rendered
 from tests.deploy.manifests import BASE, NAMESPACE, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.controlplane.plane import ControlPlane
@@ -62,47 +61,14 @@ def test_the_component_adds_monitors_rules_and_dashboard_and_changes_nothing_els
         assert pair <= metadata["labels"].items()
 
 
-@pytest.fixture
-def operator_kinds(plane: ControlPlane) -> Iterator[list[str]]:
-    """The kinds of the Prometheus operator by their names alone: what they hold is not judged here."""
-    client = plane.client
-    kinds = ["ServiceMonitor", "PodMonitor", "PrometheusRule"]
-    for kind in kinds:
-        plural = f"{kind.lower()}s"
-        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        version = {"name": "v1", "served": True, "storage": True}
-        client.create(
-            {
-                "apiVersion": "apiextensions.k8s.io/v1",
-                "kind": "CustomResourceDefinition",
-                "metadata": {"name": f"{plural}.monitoring.coreos.com"},
-                "spec": {
-                    "group": "monitoring.coreos.com",
-                    "scope": "Namespaced",
-                    "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-                    "versions": [version | {"schema": {"openAPIV3Schema": schema}}],
-                },
-            }
-        )
+def test_by_helm_they_are_taken_where_the_operators_kinds_are(plane: ControlPlane) -> None:
+    group, kinds = PROMETHEUS
+    with served(plane, group, kinds):
+        Release(plane).install(MONITORING)
 
-    def known() -> bool:
-        listed = plane.kubectl("api-resources", "--api-group=monitoring.coreos.com").stdout
-        return all(kind in listed for kind in kinds)
-
-    wait_until(known, 30, "the kinds are served")
-    yield kinds
-    client.delete_all("CustomResourceDefinition")
-    wait_until(lambda: not client.items("CustomResourceDefinition"), 30, "the kinds are gone")
-
-
-def test_by_helm_they_are_taken_where_the_operators_kinds_are(
-    plane: ControlPlane, operator_kinds: list[str]
-) -> None:
-    Release(plane).install(MONITORING)
-
-    for kind in operator_kinds:
-        made = plane.kubectl("-n", NAMESPACE, "get", kind, "-o", "name").stdout
-        assert made.endswith(".monitoring.coreos.com/migfit\n")
+        for kind in kinds:
+            made = plane.kubectl("-n", NAMESPACE, "get", kind, "-o", "name").stdout
+            assert made.endswith(f".{group}/migfit\n")
     assert plane.client.get("ConfigMap", "migfit-dashboard", NAMESPACE)
 
 
