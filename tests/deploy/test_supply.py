@@ -21,8 +21,8 @@ from tests.deploy.manifests import ROOT, project
 if TYPE_CHECKING:
     from tests.deploy.manifests import JSON
 
-MAKE = ("make", "--old-file=.venv", f"BIN={Path(sys.executable).parent}")
-"""With the environment that the tests run in, as it is."""
+MAKE = ("make", "--no-print-directory", "--old-file=.venv", f"BIN={Path(sys.executable).parent}")
+"""With the environment that the tests run in, as it is; and itself perhaps run by make."""
 
 
 @pytest.fixture(scope="module")
