@@ -5,10 +5,12 @@ COPY pyproject.toml README.md LICENSE ./
 COPY extender extender
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 COPY constraints.txt ./
+# [otel]: with what traces need (docs/how-to/monitor.md).
+ARG EXTRAS=""
 # The environment has no pip of its own: it is filled from outside.
 RUN python -m venv --without-pip /opt/migfit && \
     python -m pip --python /opt/migfit/bin/python install --no-cache-dir --only-binary=:all: \
-        --constraint constraints.txt /wheels/*.whl
+        --constraint constraints.txt "$(ls /wheels/*.whl)$EXTRAS"
 
 # The same image, so that the environment finds the interpreter it was made with.
 FROM python:3.11-slim-bookworm

@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test reliability test-fast check docs controlplane helm promtool bench constraints podresources clean
+.PHONY: help demo test reliability test-fast check docs controlplane helm promtool bench audit sbom constraints podresources clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,17 @@ promtool: .venv ## build promtool into the user's cache where PATH has none
 
 bench: .venv ## every benchmark, one after the other
 	@set -e; for program in bench/[!_]*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+audit: .venv ## known vulnerabilities of what constraints.txt pins, by asking PyPI
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt || \
+		{ echo "Above: what is vulnerable and since when it is not, or why pypi.org could not be asked" >&2; exit 1; }
+
+sbom: .venv ## what the image holds of Python, as CycloneDX: dist/migfit.cdx.json
+	@rm -rf build/sbom && mkdir -p dist
+	@$(PYTHON) -m venv --without-pip build/sbom
+	@$(BIN)/python -m pip --python build/sbom/bin/python install --quiet --constraint constraints.txt .
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/migfit.cdx.json build/sbom/bin/python
 
 .venv: .venv/.installed ## the environment, with the tools for development
 .PHONY: .venv

@@ -15,7 +15,7 @@ from extender.config.schema import json_schema
 JSON: TypeAlias = dict[str, Any]
 
 CHART = DEPLOY / "chart"
-MAPS = {"nodeSelector", "podLabels", "podAnnotations"}
+MAPS = {"nodeSelector", "podLabels", "podAnnotations", "labels"}
 """Values whose keys are the user's own."""
 
 _NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"}
@@ -48,8 +48,10 @@ RULES: Mapping[str, JSON] = {
     "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "pullSecrets": _NAMES,
     "clientsSecret": _NAME,
+    "runtimeClassName": {"pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"},
     "requests": _RESOURCES,
     "limits": _RESOURCES,
+    "endpoint": {"pattern": "^(https?://[][A-Za-z0-9._:/%-]+)?$"},
     "callers": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"}},
     "scrapers": _NAMES,
     "tolerations": {"type": "array", "items": _TOLERATION},

@@ -8,7 +8,8 @@ import yaml
 
 from docs._markdown import NOTE, code, table
 
-CRD = Path(__file__).parents[1] / "deploy/kustomize/components/agent/crd.yaml"
+DEPLOY = Path(__file__).parents[1] / "deploy"
+CRD = DEPLOY / "kustomize/components/agent/crd.yaml"
 """What the API server is told; the page says the same."""
 
 _HEAD = ["field", "type", "meaning"]
@@ -18,6 +19,11 @@ def definition() -> Mapping[str, Any]:
     """The CustomResourceDefinition."""
     found: Mapping[str, Any] = yaml.safe_load(CRD.read_text(encoding="utf-8"))
     return found
+
+
+def chart_copy() -> dict[Path, str]:
+    """For the chart, which cannot read the folder of kustomize."""
+    return {DEPLOY / "chart/files/gpunodes.yaml": CRD.read_text(encoding="utf-8")}
 
 
 def gpu_node() -> str:

@@ -168,6 +168,8 @@ def monitoring() -> dict[Path, str]:
     picture = dashboard()
     return {
         DEPLOY / "monitoring/dashboard.json": picture,
+        DEPLOY / "chart/files/dashboard.json": picture,
+        DEPLOY / "chart/files/rules.yaml": rules,
         COMPONENT / "prometheusrule.yaml": _rule(rules),
         COMPONENT / "dashboard.yaml": _config_map(picture),
     }

@@ -11,7 +11,7 @@ from docs._configuration import configuration
 from docs._deploy import scheduler_configurations
 from docs._doctor import findings
 from docs._examples import ROOT, demo, with_demo, with_examples
-from docs._gpunode import gpu_node
+from docs._gpunode import chart_copy, gpu_node
 from docs._monitoring import monitoring
 from docs._reference import commands, kueue_transformations, metrics, reasons, scheduler_sample
 from extender.config.schema import json_schema
@@ -37,6 +37,7 @@ def pages() -> dict[Path, str]:
         CHART / "README.md": chart_readme(),
         **scheduler_configurations(),
         **monitoring(),
+        **chart_copy(),
     }
     samples = (ROOT / "deploy/scheduler").glob("*.yaml")
     generated |= {path: scheduler_sample(path.read_text(encoding="utf-8")) for path in samples}

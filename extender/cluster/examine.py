@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from extender.cluster import called
+from extender.cluster.access import SERVICE_ACCOUNT
 from extender.cluster.client import ApiClient, connect
 from extender.cluster.questions import Questions
 from extender.config import ConfigError, load
@@ -29,6 +30,7 @@ async def examine(
     configurations: Mapping[str, JSON] | None,
     *,
     clock: Callable[[], float] = time.time,
+    service_account: Path = SERVICE_ACCOUNT,
 ) -> Evidence:
     """What can be found in a cluster now.
 
@@ -38,11 +40,12 @@ async def examine(
         webhook: name of the MutatingWebhookConfiguration.
         configurations: of schedulers, by where they were found; None: look into our ConfigMaps.
         clock: seconds since the epoch.
+        service_account: folder by which a pod knows that it is one.
 
     Raises:
         ClusterError: it is out of reach.
     """
-    async with connect(kubeconfig) as client:
+    async with connect(kubeconfig, service_account=service_account) as client:
         kubernetes = await client.server_version()
         skew_s = await _skew_s(client, clock)
         now_s = clock() - skew_s

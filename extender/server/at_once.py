@@ -7,14 +7,26 @@ whatever is not the plainest of requests, or has no plain answer, goes on to the
 
 from collections.abc import Callable, Sequence
 from http import HTTPMethod
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import HttpVersion11, StreamReader
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_parser import RawRequestMessage
 
+from extender.core.decision import Decision
+
 AtOnce = Callable[[str, bytes], bytes | None]
 """Path and body of a POST -> the JSON of a 200, or None: the app shall answer. Raises nothing."""
+
+
+class Answered(NamedTuple):
+    """The body of a 200, and what it is about."""
+
+    body: bytes
+    dry_run: bool = False
+    decision: Decision | None = None
+    """Of a review."""
+
 
 Message = tuple[RawRequestMessage, StreamReader]
 """The head of a request, and its body as it comes."""

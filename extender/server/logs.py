@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Any
+from io import StringIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -25,6 +26,14 @@ def _printable(_logger: object, _method: str, event: dict[str, Any]) -> dict[str
     return event
 
 
+def _traceback(stream: TextIO, error: Any) -> None:
+    """Without locals, which are pods; and its message may hold a name just as well as a value does."""
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, error)
+    lines = plain.getvalue().strip("\n").splitlines()
+    stream.writelines(f"\n  {x if x.isprintable() else repr(x)[1:-1]}" for x in lines)
+
+
 def configure(*, level: int = logging.INFO) -> None:
     """Send structlog and the standard library's logging to stderr, in one form."""
     at_terminal = sys.stderr.isatty()
@@ -38,7 +47,7 @@ def configure(*, level: int = logging.INFO) -> None:
             _printable,
             structlog.dev.ConsoleRenderer(
                 colors=False,
-                exception_formatter=structlog.dev.plain_traceback,  # the others print locals: pods
+                exception_formatter=_traceback,
             ),
         ]
         if at_terminal

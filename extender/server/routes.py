@@ -14,11 +14,12 @@ from aiohttp import web
 from extender.admission.review import BadReview, Reviewer
 from extender.core.render import metric_labels
 from extender.scheduling.verbs import BadArgs, Scheduling
-from extender.server.at_once import AtOnce
+from extender.server.at_once import Answered, AtOnce
 from extender.server.audit import Audit
 from extender.server.bodies import Bodies
 from extender.server.listen import refusal
 from extender.server.metrics import Metrics
+from extender.server.traces import A, Traces
 
 log = structlog.get_logger(__name__)
 
@@ -100,13 +101,6 @@ def _too_large(request: web.Request) -> web.Response:
     )
 
 
-class Answered(NamedTuple):
-    """The body of a 200."""
-
-    body: bytes
-    dry_run: bool = False
-
-
 class Port(NamedTuple):
     """What one port serves."""
 
@@ -115,7 +109,11 @@ class Port(NamedTuple):
 
 
 def webhook_port(
-    reviewer: Reviewer, audit: Audit, metrics: Metrics, draining: Callable[[], bool]
+    reviewer: Reviewer,
+    audit: Audit,
+    metrics: Metrics,
+    draining: Callable[[], bool],
+    traces: Traces | None = None,
 ) -> Port:
     """POST /mutate."""
     latency = metrics.latency.labels("/mutate")
@@ -131,11 +129,13 @@ def webhook_port(
         else:
             decisions(**metric_labels(found.decision)).inc()
             latency.observe(time.perf_counter() - begun_s)
-        return Answered(found.answer, found.dry_run)
+        return Answered(found.answer, found.dry_run, found.decision)
+
+    answer = _traced(traces, "/mutate", reviewed)
 
     async def mutate(request: web.Request) -> web.Response:
         async with bodies.whole(request) as body:
-            answered = reviewed(body)
+            answered = answer(body)
         if answered.dry_run:
             request[DRY_RUN] = True
         return _json(answered)
@@ -144,7 +144,7 @@ def webhook_port(
         client_max_size=LARGEST_REVIEW_BYTES, middlewares=[counted(metrics, draining)]
     )
     app.router.add_post("/mutate", mutate)
-    return Port(app, at_once({"/mutate": reviewed}, metrics, draining))
+    return Port(app, at_once({"/mutate": answer}, metrics, draining))
 
 
 class NodeFilter:
@@ -192,7 +192,12 @@ class NodeFilter:
         return answered
 
 
-def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[], bool]) -> Port:
+def extender_port(
+    scheduling: Scheduling,
+    metrics: Metrics,
+    draining: Callable[[], bool],
+    traces: Traces | None = None,
+) -> Port:
     """POST /scheduler/filter and /scheduler/prioritize."""
     app = web.Application(
         client_max_size=LARGEST_ARGS_BYTES, middlewares=[counted(metrics, draining)]
@@ -207,18 +212,31 @@ def extender_port(scheduling: Scheduling, metrics: Metrics, draining: Callable[[
         prioritized_s.observe(time.perf_counter() - begun_s)
         return Answered(answer)
 
+    look = _traced(traces, "/scheduler/filter", nodes.at_once)
+    rank = _traced(traces, "/scheduler/prioritize", prioritized)
+    filtered: Callable[[bytes], Awaitable[Answered]] = nodes.filtered
+    if traces is not None:
+        filtered = traces.awaited("/scheduler/filter", nodes.filtered)
+
     async def filter_nodes(request: web.Request) -> web.Response:
         async with bodies.whole(request) as body:
-            return _json(await nodes.filtered(body))
+            return _json(await filtered(body))
 
     async def prioritize(request: web.Request) -> web.Response:
         async with bodies.whole(request) as body:
-            return _json(prioritized(body))
+            return _json(rank(body))
 
     app.router.add_post("/scheduler/filter", filter_nodes)
     app.router.add_post("/scheduler/prioritize", prioritize)
-    handlers = {"/scheduler/filter": nodes.at_once, "/scheduler/prioritize": prioritized}
+    handlers = {"/scheduler/filter": look, "/scheduler/prioritize": rank}
     return Port(app, at_once(handlers, metrics, draining))
+
+
+def _traced(
+    traces: Traces | None, verb: str, handler: Callable[[bytes], A]
+) -> Callable[[bytes], A]:
+    """The handler itself where nobody wants traces."""
+    return handler if traces is None else traces.of(verb, handler)
 
 
 def _json(answered: Answered) -> web.Response:

@@ -42,6 +42,7 @@ from extender.server.routes import Port, extender_port, webhook_port
 from extender.server.self_managed import self_managed
 from extender.server.settings import BAD_INPUT, UNREACHABLE, Settings, StartError
 from extender.server.tls import Shown, certificate
+from extender.server.traces import Traces, traces
 
 log = structlog.get_logger(__name__)
 
@@ -208,8 +209,11 @@ class Server:
         async with AsyncExitStack() as stack:
             audit = self._audit = Audit(STDOUT, self._metrics.audit_dropped.inc)
             stack.callback(audit.close)
+            spans = traces()
+            if spans is not None:
+                stack.callback(spans.close)
             stack.push_async_callback(self._cancel)
-            ports = await self._open(stack, audit)
+            ports = await self._open(stack, audit, spans)
             self.also(self._settle())
             log.info("serving", **ports)
             stopped = asyncio.create_task(stop.wait())
@@ -222,7 +226,9 @@ class Server:
                 if task.done():
                     task.result()
 
-    async def _open(self, stack: AsyncExitStack, audit: Audit) -> dict[str, int]:
+    async def _open(
+        self, stack: AsyncExitStack, audit: Audit, spans: Traces | None
+    ) -> dict[str, int]:
         """Listen on every port asked for; the ports taken."""
         settings, ports = self._settings, {}
         if settings.ops_port:
@@ -249,7 +255,7 @@ class Server:
                 reserve=self.state.reserve,
                 clock=time.monotonic,
             )
-            port = webhook_port(reviewer, audit, self._metrics, self._is_draining)
+            port = webhook_port(reviewer, audit, self._metrics, self._is_draining, spans)
             ports["webhook_port"] = await _listen(
                 stack,
                 port,
@@ -270,7 +276,7 @@ class Server:
                 asking = mutual(settings, self.certificate)
                 self.also(asking.follow())
                 tls = asking.context
-            port = extender_port(scheduling, self._metrics, self._is_draining)
+            port = extender_port(scheduling, self._metrics, self._is_draining, spans)
             ports["extender_port"] = await _listen(
                 stack,
                 port,

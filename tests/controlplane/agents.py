@@ -12,6 +12,7 @@ from tests.controlplane.objects import fake_node, wait_until
 from tests.deploy.agent import component, in_component
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.controlplane.client import JSON
@@ -35,12 +36,23 @@ class NodeAgent:
 
 
 class Installed:
-    """The component's objects, as `kubectl apply` would make them."""
+    """The component's objects, as `kubectl apply` would make them.
 
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+    Args:
+        plane: where.
+        folder: for tokens.
+        by: who makes them, if not this.
+    """
+
+    def __init__(
+        self, plane: ControlPlane, folder: Path, by: Callable[[], object] | None = None
+    ) -> None:
         self._plane, self._folder = plane, folder
-        for item in component():
-            plane.client.create(item)
+        if by is None:
+            for item in component():
+                plane.client.create(item)
+        else:
+            by()
         wait_until(self._established, 15, "the kind GpuNode is served")
 
     def remove(self) -> None:

@@ -69,10 +69,10 @@ class Release:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def install(self, values: JSON | None = None) -> str:
+    def install(self, values: JSON | None = None, chart: Path = CHART) -> str:
         """What helm says."""
         where = ("--namespace", SYSTEM_NAMESPACE, "--create-namespace")
-        return self.helm("install", RELEASE, str(CHART), *where, values=values or {})
+        return self.helm("install", RELEASE, str(chart), *where, values=values or {})
 
     def upgrade(self, values: JSON) -> None:
         """To these values."""

@@ -25,6 +25,7 @@ NAMESPACED = (
     "Deployment",
     "StatefulSet",
     "DaemonSet",
+    "ControllerRevision",
     "CronJob",
     "Job",
     "ReplicaSet",

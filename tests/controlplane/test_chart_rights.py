@@ -7,8 +7,10 @@ from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
+import trustme
 
-from tests.controlplane.agents import Installed
+from tests.controlplane.agents import ACCOUNT, Installed
+from tests.controlplane.agents import NAMESPACE as AGENTS
 from tests.controlplane.installed import ROUTED, Pod, Release, rules_of
 from tests.controlplane.migfit import SYSTEM_NAMESPACE, a100_labels
 from tests.controlplane.objects import fake_node, new_namespace, wait_until
@@ -39,10 +41,15 @@ def plane(start_plane: StartPlane) -> ControlPlane:
     return start_plane(flags=ROUTED)
 
 
+def now() -> str:
+    """As the audit log writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 @pytest.fixture
 def since() -> str:
-    """Now, as the audit log writes it: what other tests did before is not asked about."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """When the test began: what others did before is not asked about."""
+    return now()
 
 
 @pytest.fixture
@@ -78,9 +85,11 @@ def granted(plane: ControlPlane, account: str) -> set[Right]:
     }
 
 
-def used(plane: ControlPlane, account: str, since: str) -> set[Right]:
+def used(
+    plane: ControlPlane, account: str, since: str, namespace: str = SYSTEM_NAMESPACE
+) -> set[Right]:
     """What the account was answered, out of the API server's audit log; AssertionError for a 403."""
-    user = f"system:serviceaccount:{SYSTEM_NAMESPACE}:{account}"
+    user = f"system:serviceaccount:{namespace}:{account}"
     found: set[Right] = set()
     events = [*plane.audit_events(), *plane.audit_events("watch", stage="ResponseStarted")]
     for event in events:
@@ -90,7 +99,8 @@ def used(plane: ControlPlane, account: str, since: str) -> set[Right]:
         if event["requestReceivedTimestamp"] < since:
             continue
         assert status != 403, event
-        where = subject.get("apiGroup", ""), subject["resource"], subject.get("name", "")
+        kind = "/".join(filter(None, (subject["resource"], subject.get("subresource"))))
+        where = subject.get("apiGroup", ""), kind, subject.get("name", "")
         found.add((*where, event["verb"]))
         if status == 201 and event["verb"] in ALSO_ASKED:
             found.add((*where, ALSO_ASKED[event["verb"]]))
@@ -118,27 +128,67 @@ def crash_loop(plane: ControlPlane) -> None:
     pods.crash(first, 3)
 
 
+def all_used(
+    plane: ControlPlane, account: str, since: str, namespace: str = SYSTEM_NAMESPACE
+) -> None:
+    """Wait until the account has used each right that it has."""
+    wanted = granted(plane, account)
+    assert wanted
+
+    def missing() -> set[Right]:
+        return wanted - plain(used(plane, account, since, namespace), wanted)
+
+    wait_until(lambda: not missing(), 40, lambda: f"{account} uses {missing()}")
+
+
+def break_configuration(plane: ControlPlane) -> None:
+    """What an Event is written about."""
+    broken = {"data": {"config.yaml": "mode: Nonsense"}}
+    plane.client.patch("ConfigMap", "migfit-config", broken, SYSTEM_NAMESPACE)
+
+
 def test_each_right_of_the_chart_is_used_and_no_other_is_asked_for(
     plane: ControlPlane, pods: tuple[Pod, Pod], since: str
 ) -> None:
     webhook, extender = pods
     crash_loop(plane)
-    broken = {"data": {"config.yaml": "mode: Nonsense"}}
-    plane.client.patch("ConfigMap", "migfit-config", broken, SYSTEM_NAMESPACE)
+    break_configuration(plane)
 
     for pod in pods:
-        account = pod.account
-        wanted = granted(plane, account)
-
-        def all_used(account: str = account, wanted: set[Right] = wanted) -> bool:
-            return plain(used(plane, account, since), wanted) >= wanted
-
-        def missing(account: str = account, wanted: set[Right] = wanted) -> str:
-            return f"{account} uses {wanted - plain(used(plane, account, since), wanted)}"
-
-        wait_until(all_used, 40, missing)
-        if account == webhook.account:
-            assert plain(used(plane, account, since), wanted) == wanted
+        all_used(plane, pod.account, since)
+    wanted = granted(plane, webhook.account)
+    assert plain(used(plane, webhook.account, since), wanted) == wanted
     assert webhook.account != extender.account
     for pod in pods:
         assert pod.server.metric("migfit_watch_trouble_total") == 0
+
+
+async def test_so_are_those_of_an_extender_by_itself_and_of_an_agent(
+    plane: ControlPlane, since: str, tmp_path: Path
+) -> None:
+    release = Release(plane)
+    values = {"packing": "DefaultScheduler", "agent": {"enabled": True}}
+    agents = Installed(plane, tmp_path, by=lambda: release.install(values))
+    trustme.CA().cert_pem.write_to_path(tmp_path / "clients.crt")
+    webhook, extender = Pod(plane, tmp_path), Pod(plane, tmp_path, "migfit-extender")
+    try:
+        webhook.start()
+        extender.start(f"--extender-client-ca={tmp_path / 'clients.crt'}")
+        break_configuration(plane)
+        agent = agents.agent("gpu-a")
+        agents.wait_for_policy(agent)
+        refused_until = now()  # with which that waited
+        await agent.api.write({"heartbeatTime": "2026-01-01T00:00:00Z"})
+        assert await agent.api.read() is not None
+
+        for who in (
+            (extender.account, since, SYSTEM_NAMESPACE),
+            (ACCOUNT, refused_until, AGENTS),
+        ):
+            all_used(plane, *who)
+            wanted = granted(plane, who[0])
+            assert plain(used(plane, *who), wanted) == wanted
+    finally:
+        webhook.stop()
+        extender.stop()
+        agents.remove()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,10 +15,11 @@ import yaml
 from extender.config import load
 from extender.core.policy import Mode
 from tests.controlplane.client import ApiError
+from tests.controlplane.foreign import CERT_MANAGER, served
 from tests.controlplane.installed import ROUTED, Pod
 from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE
 from tests.controlplane.objects import gpu_pod, wait_until
-from tests.deploy.chart import KUSTOMIZE, kustomized
+from tests.deploy.chart import KUSTOMIZE, OVERLAYS, kustomized
 from tests.deploy.manifests import BASE, ROOT
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def reviewed(pod: Pod, namespace: str) -> list[str]:
     return [line["pod"] for line in pod.server.audit(namespace)]
 
 
-@pytest.mark.parametrize("overlay", ["", "webhook-only", "second-scheduler", "default-scheduler"])
+@pytest.mark.parametrize("overlay", ["", *OVERLAYS])
 def test_every_object_is_taken_without_a_warning_and_pods_pass_the_api_servers_pod_security(
     plane: ControlPlane, overlay: str
 ) -> None:
@@ -103,7 +106,8 @@ def test_every_object_is_taken_without_a_warning_and_pods_pass_the_api_servers_p
     install = Install(plane, folder)
     deployments = [item for item in kustomized(folder) if item["kind"] == "Deployment"]
 
-    done, said = install.apply()
+    with served(plane, *CERT_MANAGER) if overlay == "cert-manager" else nullcontext():
+        done, said = install.apply()
 
     assert len(done) == len(kustomized(folder))
     assert all(line.endswith(" created") for line in done)
@@ -118,6 +122,8 @@ def test_every_object_is_taken_without_a_warning_and_pods_pass_the_api_servers_p
         plane.client.create(gpu_pod("careless", SYSTEM_NAMESPACE))
     assert refused.value.status == 403
     install.delete()
+    kinds = partial(plane.client.items, "CustomResourceDefinition")
+    wait_until(lambda: not kinds(), 30, "the kind of the agents is gone too")
 
 
 def test_applied_again_it_changes_nothing_and_leaves_the_ca_bundle_alone(

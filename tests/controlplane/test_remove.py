@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.controlplane
 
 PAGE = ROOT / "docs" / "how-to" / "remove.md"
-OF_THIS_TEST = {"EndpointSlice", "Event", "Namespace"}
-"""What stands for controllers that are not there, what goes by itself, and where it was installed."""
+OF_THIS_TEST = {"APIService", "EndpointSlice", "Event", "Namespace"}
+"""What the API server makes of a kind, what stands for controllers that are not there, what goes by
+itself, and where it was installed."""
 
 
 def of_ours(plane: ControlPlane) -> set[str]:
@@ -41,6 +42,13 @@ def of_ours(plane: ControlPlane) -> set[str]:
             or item["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "migfit"
         )
     }
+
+
+def told_to_stay() -> set[str]:
+    """`Kind name` of what the page says is left."""
+    row = r"^\| (\w+) `([\w.-]+)`[^|]*\| (?:migfit's namespace|cluster)"
+    named = re.findall(row, PAGE.read_text(), re.MULTILINE)
+    return {f"{kind} {name}" for kind, name in named}
 
 
 def test_pods_are_created_as_before_and_nothing_is_left_but_what_the_page_names(
@@ -72,11 +80,6 @@ def test_pods_are_created_as_before_and_nothing_is_left_but_what_the_page_names(
     webhook.stop()
     extender.stop()
     plane.stop_components()
-    named = re.findall(
-        r"^\| (Secret|Lease|ConfigMap) `([\w-]+)` \| migfit's namespace",
-        PAGE.read_text(),
-        re.MULTILINE,
-    )
-    assert of_ours(plane) <= {f"{kind} {name}" for kind, name in named}
+    assert of_ours(plane) <= told_to_stay()
     assert f"Secret {SYSTEM_NAMESPACE}" not in of_ours(plane)
     assert {"Secret migfit-webhook-tls", "Lease migfit-scheduler"} <= of_ours(plane)

@@ -27,8 +27,16 @@ OVERLAYS: Mapping[str, JSON] = {
     "webhook-only": {"packing": "WebhookOnly"},
     "second-scheduler": {"packing": "SecondScheduler"},
     "default-scheduler": {"packing": "DefaultScheduler"},
+    "agent": {"agent": {"enabled": True}},
 }
 """Overlay -> the values that say the same to the chart."""
+MONITORING: JSON = {
+    "metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "dashboard": {"enabled": True},
+}
+"""The values that say the same as the component `monitoring`, which has no overlay."""
+FOREIGN = ("cert-manager.io/v1", "monitoring.coreos.com/v1")
+"""Kinds that kubernetes-validate does not know: cert-manager's and the Prometheus operator's."""
 
 
 class RefusedError(Exception):

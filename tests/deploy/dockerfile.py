@@ -62,10 +62,11 @@ def copied(stage: Iterable[Instruction]) -> set[str]:
     return {source for *sources, _ in lines for source in sources if source[0] != "-"}
 
 
-def dependencies() -> dict[str, Distribution]:
+def dependencies(extra: str = "") -> dict[str, Distribution]:
     """What the project needs at run time by its own word, and what that needs, and so on."""
     found: dict[str, Distribution] = {}
-    wanted = [Requirement(line) for line in project()["dependencies"]]
+    more = project()["optional-dependencies"][extra] if extra else []
+    wanted = [Requirement(line) for line in (*project()["dependencies"], *more)]
     while wanted:
         requirement = wanted.pop()
         name = canonicalize_name(requirement.name)
@@ -76,8 +77,10 @@ def dependencies() -> dict[str, Distribution]:
     return found
 
 
-def build(root: Path) -> Path:
+def build(root: Path, extras: str = "", *, there: str = "") -> Path:
     """Runs the build stage under `root` in place of `/`; gives the environment it installs.
+
+    As by `--build-arg EXTRAS=…`, where what that extra needs can be had only if it is `there`.
 
     The registry is not asked: the dependencies lie in the environment before pip begins, so that
     pip checks them and the constraints against what the wheel demands, and finds all there.
@@ -89,7 +92,8 @@ def build(root: Path) -> Path:
     source = root / folder.lstrip("/")
     source.mkdir(parents=True)
     target = root / environment.lstrip("/")
-    _provide(target)
+    _provide(target, there)
+    environ = _environ() | ({"EXTRAS": extras} if extras else {})
     for instruction in stage:
         if instruction.name == "COPY":
             *names, where = shlex.split(instruction.value)
@@ -97,7 +101,7 @@ def build(root: Path) -> Path:
                 _copy(ROOT / name, source / where)
         elif instruction.name == "RUN":
             command = re.sub(r"(?<=\s)/(?=\w)", f"{root}/", instruction.value)
-            subprocess.run(["sh", "-ec", command], cwd=source, env=_environ(), check=True)
+            subprocess.run(["sh", "-ec", command], cwd=source, env=environ, check=True)
     return target
 
 
@@ -110,12 +114,12 @@ def _environ() -> dict[str, str]:
     return environ
 
 
-def _provide(environment: Path) -> None:
+def _provide(environment: Path, extra: str) -> None:
     """Links the dependencies, and nothing else of ours, into an environment yet to be made."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = environment / "lib" / version / "site-packages"
     site.mkdir(parents=True)
-    for found in dependencies().values():
+    for found in dependencies(extra).values():
         files = found.files or []
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
             link = site / top

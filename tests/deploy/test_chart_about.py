@@ -159,3 +159,15 @@ def test_it_does_not_warn_for_nothing_and_says_what_is_left_to_do(
         "DefaultScheduler": "kube-scheduler\\.yaml",
     }
     assert wanted[packing] in notes(tmp_path, {"packing": packing})
+
+
+@pytest.mark.parametrize("made_by_us", [True, False])
+def test_who_has_agents_is_told_where_to_look_and_what_they_need(
+    tmp_path: Path, *, made_by_us: bool
+) -> None:
+    told = notes(tmp_path, {"agent": {"enabled": True, "createNamespace": made_by_us}})
+
+    assert "kubectl get gpunodes" in told
+    assert "RuntimeClass nvidia" in told
+    assert ("pod-security.kubernetes.io/enforce=privileged" in told) is not made_by_us
+    assert "gpunodes" not in notes(tmp_path / "without")

@@ -196,3 +196,20 @@ def test_the_environment_is_empty_but_for_what_the_project_names(installed: Path
 
     names = {name.lower().replace("_", "-") for name in shlex.split(told)}
     assert names == {"migfit", *dependencies()}
+
+
+def test_what_traces_need_is_in_an_image_that_is_built_for_them_and_pinned(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert values(stages()[0], "ARG") == ['EXTRAS=""']
+
+    environment = build(tmp_path / "with", "[otel]", there="otel")
+
+    program = "import opentelemetry.exporter.otlp.proto.http.trace_exporter, extender.server.traces"
+    subprocess.check_call([environment / "bin" / "python", "-I", "-c", program])
+    pins = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
+    for name, found in dependencies("otel").items():
+        assert f"{name}=={found.version}" in pins
+    with pytest.raises(subprocess.CalledProcessError):
+        build(tmp_path / "without", "[otel]")
+    assert "migfit[otel]" in capfd.readouterr().err  # pip looks for more, and finds nothing

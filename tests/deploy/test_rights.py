@@ -53,6 +53,13 @@ SCHEDULER = {
         "leases.coordination.k8s.io: create",
     ],
 }
+AGENT = {
+    "ClusterRole/migfit-agent": [
+        "gpunodes.migfit.io: get,create,patch",
+        "gpunodes/status.migfit.io: patch",
+    ],
+}
+"""A ValidatingAdmissionPolicy adds: of the agent's own node."""
 KUBERNETES = {"ClusterRole/system:kube-scheduler", "ClusterRole/system:volume-scheduler"}
 """Kubernetes' own roles for any kube-scheduler, which it keeps up to date."""
 RIGHTS = {
@@ -64,6 +71,7 @@ RIGHTS = {
     | RECONCILER
     | CERTIFICATE
     | {"Role/migfit-extender-certificate": ["secrets/migfit-webhook-tls: get"]},
+    "agent": READING | RECONCILER | CERTIFICATE | AGENT,
 }
 """All rules there are, by variant; a change of one is a change here."""
 HOLDERS = {
@@ -78,8 +86,14 @@ HOLDERS = {
         "migfit": {*READING, *RECONCILER, *CERTIFICATE},
         "migfit-extender": {*READING, "Role/migfit-extender-certificate"},
     },
+    "agent": {
+        "migfit": {*READING, *RECONCILER, *CERTIFICATE},
+        "migfit-agent": {*AGENT},
+    },
 }
 """ServiceAccount -> the roles bound to it."""
+NAMESPACES = {"migfit-agent": "migfit-agent"}
+"""ServiceAccount -> its namespace, where that is not the release's."""
 
 variants = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -119,14 +133,19 @@ def test_who_has_them_is_who_runs_and_nobody_else(variant: str) -> None:
             continue
         role = f"{item['roleRef']['kind']}/{item['roleRef']['name']}"
         for subject in item["subjects"]:
-            assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", NAMESPACE)
+            assert subject["kind"] == "ServiceAccount"
+            assert subject["namespace"] == NAMESPACES.get(subject["name"], NAMESPACE)
             bound.setdefault(subject["name"], set()).add(role)
 
     assert bound == HOLDERS[variant]
     accounts = {
         item["metadata"]["name"]: item for item in objects if item["kind"] == "ServiceAccount"
     }
-    running = [item["spec"]["template"]["spec"] for item in objects if item["kind"] == "Deployment"]
+    owners = [item for item in objects if item["kind"] in ("Deployment", "DaemonSet")]
+    running = [item["spec"]["template"]["spec"] for item in owners]
+    for item in (*owners, *accounts.values()):
+        name = item["metadata"]["name"]
+        assert item["metadata"]["namespace"] == NAMESPACES.get(name, NAMESPACE)
     assert accounts.keys() == bound.keys() == {spec["serviceAccountName"] for spec in running}
     assert {each["automountServiceAccountToken"] for each in accounts.values()} == {False}
     assert {spec["automountServiceAccountToken"] for spec in running} == {True}

@@ -15,12 +15,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from docs._chart import MAPS, values
+from extender.cli.agent import agent
 from extender.config import load
 from extender.core.rewrite import REWRITTEN_LABEL
-from tests.deploy.chart import CHART, RefusedError, named, rendered
+from extender.server.traces import ENDPOINT
+from tests.deploy.chart import CHART, FOREIGN, MONITORING, RefusedError, named, rendered
 from tests.deploy.manifests import JSON, NAMESPACE, ROOT, served_by
 from tests.deploy.pod_security import violations
-from tests.deploy.test_kustomize import CERT_MANAGER, NEWEST
+from tests.deploy.test_kustomize import NEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,6 +129,11 @@ def test_a_key_that_there_is_not_is_refused(path: tuple[str, ...]) -> None:
         ({"config": {"rules": [{"name": "a", "match": {}, "mod": "DryRun"}]}}, r"rules/0.*mod"),
         ({"image": {"digest": "sha256:abc"}}, r"\bimage/digest"),
         ({"tolerations": [{"effect": "NoSchedul"}]}, r"\btolerations/0/effect"),
+        ({"metrics": {"serviceMonitor": True}}, r"\bmetrics/serviceMonitor"),
+        ({"dashboard": {"enable": True}}, r"\bdashboard.*enable"),
+        ({"traces": {"endpoint": "otel-collector:4318"}}, r"\btraces/endpoint"),
+        ({"agent": {"enabled": "yes"}}, r"\bagent/enabled"),
+        ({"agent": {"tolerations": [{"effect": "NoSchedul"}]}}, r"\bagent/tolerations/0/effect"),
     ],
     ids=repr,
 )
@@ -142,6 +149,11 @@ def test_a_scheduler_other_than_the_one_that_is_installed_is_refused() -> None:
 
     with pytest.raises(RefusedError, match=r"config\.inject\.schedulerName: leave it empty"):
         rendered(values_)
+
+
+def test_the_namespace_of_the_agents_is_not_where_the_release_goes() -> None:
+    with pytest.raises(RefusedError, match=r"agent\.enabled: migfit-agent is the namespace of"):
+        rendered({"agent": {"enabled": True}}, namespace="migfit-agent")
 
 
 # --- every combination ---------------------------------------------------------------------------
@@ -210,28 +222,53 @@ def test_every_combination_renders_to_valid_objects_of_one_piece(chosen: JSON) -
 
     names = {kind: {name for of, name in objects if of == kind} for kind, _ in objects}
     for (kind, _), item in objects.items():
-        if item["apiVersion"] != CERT_MANAGER:
+        if item["apiVersion"] not in FOREIGN:
             assert valid(json.dumps(item))
         if kind == "Deployment":
             whole(item, names)
+        if kind == "DaemonSet":
+            whole_agent(item, names)
         if kind in BINDINGS and not item["roleRef"]["name"].startswith("system:"):
             assert item["roleRef"]["name"] in names[item["roleRef"]["kind"]]
     told_alike(chosen, objects)
 
 
-def whole(deployment: JSON, names: dict[str, set[str]]) -> None:
-    """A Deployment stands by itself: rights, configuration, command lines, Pod Security."""
-    template = deployment["spec"]["template"]
+def hangs_together(owner: JSON, names: dict[str, set[str]]) -> tuple[JSON, set[str]]:
+    """Of what makes pods account, labels and volumes fit; the pods' spec and names of the volumes."""
+    template = owner["spec"]["template"]
     spec = template["spec"]
-    assert list(violations(spec)) == []
     assert spec["serviceAccountName"] in names["ServiceAccount"]
-    selector = deployment["spec"]["selector"]["matchLabels"]
+    selector = owner["spec"]["selector"]["matchLabels"]
     assert selector.items() <= template["metadata"]["labels"].items()
     volumes = {volume["name"] for volume in spec.get("volumes", ())}
     mounts = {
         mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", ())
     }
     assert volumes == mounts
+    return spec, volumes
+
+
+def whole_agent(daemon_set: JSON, names: dict[str, set[str]]) -> None:
+    """The agent has all it needs, and of what Pod Security forbids only what is written down."""
+    spec, _ = hangs_together(daemon_set, names)
+    assert set(violations(spec)) <= {
+        "hostPath",
+        "allowPrivilegeEscalation",
+        "runAsNonRoot",
+        "runAsUser",
+        "add",
+    }
+    (container,) = spec["containers"]
+    assert container["securityContext"]["capabilities"].get("add", []) in ([], ["SYS_ADMIN"])
+    assert agent.make_context("agent", container["args"][1:]).params["ops_port"]
+    assert daemon_set["metadata"]["namespace"] == "migfit-agent"
+    assert {"gpunodes.migfit.io"} == names["CustomResourceDefinition"]
+
+
+def whole(deployment: JSON, names: dict[str, set[str]]) -> None:
+    """A Deployment stands by itself: rights, configuration, command lines, Pod Security."""
+    spec, volumes = hangs_together(deployment, names)
+    assert list(violations(spec)) == []
     for volume in spec.get("volumes", ()):
         if "configMap" in volume:
             assert volume["configMap"]["name"] in names["ConfigMap"]
@@ -271,15 +308,47 @@ def told_alike(chosen: JSON, objects: dict[tuple[str, str], JSON]) -> None:
     assert policy.inject.scheduler_name == handed
 
 
+def blocks(page: str) -> Iterator[JSON]:
+    """The YAML that a page shows."""
+    text = (ROOT / page).read_text()
+    return map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
 def test_the_values_on_the_install_page_are_good() -> None:
-    page = (ROOT / "docs/how-to/install.md").read_text()
-    blocks = map(
-        yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    )
-    (shown,) = [block for block in blocks if "kind" not in block]
+    (shown,) = [block for block in blocks("docs/how-to/install.md") if "kind" not in block]
 
     objects = named(rendered(shown))
 
     assert load(objects["ConfigMap", "migfit-config"]["data"]["config.yaml"]).models
     (container,) = objects["Deployment", "migfit"]["spec"]["template"]["spec"]["containers"]
     assert container["image"].startswith(shown["image"]["repository"])
+
+
+def test_the_values_on_the_page_about_monitoring_are_good_and_switch_on_all_there_is() -> None:
+    shown, *_ = blocks("docs/how-to/monitor.md")
+
+    objects = named(rendered(shown))
+
+    assert objects.keys() == named(rendered(MONITORING)).keys()
+    label = shown["metrics"]["serviceMonitor"]["labels"].items()
+    assert label <= objects["ServiceMonitor", "migfit"]["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("packing", "deployment"),
+    [
+        ("None", "migfit"),
+        ("SecondScheduler", "migfit-scheduler"),
+        ("DefaultScheduler", "migfit-extender"),
+    ],
+)
+def test_the_values_on_that_page_about_traces_reach_each_process_that_serves(
+    packing: str, deployment: str
+) -> None:
+    *_, shown = blocks("docs/how-to/monitor.md")
+
+    objects = named(rendered({"packing": packing} | shown))
+
+    containers = objects["Deployment", deployment]["spec"]["template"]["spec"]["containers"]
+    (serving,) = [each for each in containers if "serve" in each["args"]]
+    assert serving["env"] == [{"name": ENDPOINT, "value": shown["traces"]["endpoint"]}]

@@ -11,13 +11,19 @@ import yaml
 
 from docs._monitoring import COMPONENT, PANELS, RULES, alerts, dashboard
 from docs._reference import exposed
+from extender.core.decision import Decision
 from extender.core.doctor.finding import Id
+from extender.core.policy import Mode
 from extender.core.reason import Action, Reason
+from extender.server.at_once import Answered
+from extender.server.traces import ENDPOINT, Spent, Traces
 from tests.deploy.manifests import ROOT
+from tests.deploy.routes import extender_paths, webhook_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MONITOR = ROOT / "docs/how-to/monitor.md"
 RUNBOOKS = ROOT / "docs/how-to/runbooks.md"
 TROUBLESHOOTING = ROOT / "docs/how-to/troubleshooting.md"
 URL = "https://github.com/migfit/migfit/blob/main/docs/how-to/runbooks.md#"
@@ -97,3 +103,26 @@ def test_troubleshooting_leads_to_findings_that_there_are() -> None:
     named = set(re.findall(r"`([A-Z]\w+)`", text)) & set(Id)
 
     assert len(named) >= 15
+
+
+def test_the_page_names_the_variable_and_every_attribute_of_a_span() -> None:
+    section = MONITOR.read_text().partition("## Traces\n")[2].partition("\n## ")[0]
+    made: list[Spent] = []
+    decision = Decision(
+        action=Action.LEFT,
+        reason=Reason.NO_FOOTPRINT,
+        message="",
+        id="",
+        namespace="",
+        pod="",
+        mode=Mode.ENFORCE,
+        config_revision="",
+    )
+    spans = Traces(made.append, lambda: None)
+    spans.of("/mutate", lambda _: Answered(b"", decision=decision))(b"")
+    spans.close()
+
+    (spent,) = made
+    assert set(re.findall(r"`(migfit\.\w+)`", section)) == set(spent.attributes)
+    assert f"`{ENDPOINT}`" in section
+    assert set(re.findall(r"`POST (/\S+)`", section)) == {*webhook_paths(), *extender_paths()}

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,7 @@ class Serving:
         flags: more of the command line; they come last.
         reading: whether anybody reads its stdout.
         command: in place of `migfit serve`.
+        environ: more of the environment.
     """
 
     def __init__(
@@ -222,6 +224,7 @@ class Serving:
         *flags: object,
         reading: bool = True,
         command: tuple[str, ...] = ("-m", "extender.cli", "serve"),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.config = folder / "config.yaml"
@@ -243,6 +246,7 @@ class Serving:
         told = [str(word) for flag in words.items() for word in flag]
         self.process = subprocess.Popen(
             [sys.executable, *command, *told, *map(str, flags)],
+            env={**os.environ, **(environ or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

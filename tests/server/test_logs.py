@@ -21,7 +21,7 @@ log.debug("not shown")
 log.info("hello", pod=pod, count=3, long="x" * 5000)
 logging.getLogger("aiohttp").warning("from %s", pod)
 def fail(secret):
-    raise ValueError("broken")
+    raise ValueError("broken by " + pod)
 try:
     fail("a-secret-value")
 except ValueError:

@@ -10,7 +10,8 @@ from extender.cluster.objects import NodeObject
 from extender.cluster.reading import read_node
 from extender.cluster.state import State
 from extender.core.policy import Policy
-from extender.server.routes import CATCH_UP_AGAIN_S, Answered, NodeFilter
+from extender.server.at_once import Answered
+from extender.server.routes import CATCH_UP_AGAIN_S, NodeFilter
 from tests.build import node, state
 from tests.scheduling.test_verbs import PENDING, args, rewritten, scheduling
 

@@ -90,15 +90,7 @@ terminationGracePeriodSeconds: 120
 # 5 s of lame duck and at most 5 s to drain.
 terminationGracePeriodSeconds: 30
 {{- end }}
-{{- with .root.Values.priorityClassName }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .root.Values.image.pullSecrets }}
-imagePullSecrets:
-{{- range . }}
-  - name: {{ . | quote }}
-{{- end }}
-{{- end }}
+{{- include "migfit.podSettings" .root }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
@@ -126,6 +118,19 @@ tolerations:
 {{- end }}
 {{- end }}
 
+{{- /* What of a pod is the same wherever it runs, as further fields. */}}
+{{- define "migfit.podSettings" -}}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* Labels and annotations of the pods of a component: list $ "webhook". */}}
 {{- define "migfit.podLabels" -}}
 {{- include "migfit.selector" . }}
@@ -139,6 +144,11 @@ tolerations:
 {{- define "migfit.container" -}}
 image: {{ include "migfit.image" (list .Values.image .Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.traces.endpoint }}
+env:
+  - name: OTEL_EXPORTER_OTLP_ENDPOINT
+    value: {{ . | quote }}
+{{- end }}
 startupProbe: # the first lists of a large cluster, or an API server that starts too
   httpGet:
     path: /healthz
