@@ -1,0 +1,23 @@
+"""Memory that a large request took goes back to the system when the request is gone."""
+
+import ctypes
+
+LARGE_BYTES = 256 * 1024
+"""What is larger has pages of its own. The largest of ordinary requests, a scheduler's question about
+5,000 nodes, is smaller: for pages of its own the kernel would have to clear them each time."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's `malloc.h`."""
+
+
+def give_back() -> None:
+    """Tell glibc's malloc so, for the whole process.
+
+    Left to itself it moves that limit up to 32 MiB as soon as large pieces have come and gone. Then
+    they share pages with others, and a wave of large bodies leaves the process at its peak for good.
+    Other C libraries have no such limit to be told of.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 4 * LARGE_BYTES)
