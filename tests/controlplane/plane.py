@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import random
@@ -302,14 +303,27 @@ class ControlPlane:
         return file
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on.
+PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives outgoing connections, or one of those could take a port before the
+server does, or connect to itself while the server restarts."""
+WORKERS = 8
+"""Test processes that share them without meeting."""
 
-    From below the range that the kernel gives outgoing connections, or one of those could take it
-    before the server does, or connect to itself while the server restarts.
-    """
+
+def _ports() -> Iterator[int]:
+    """All of this process's, one after the other: none comes again while it may still be wanted."""
+    mine = PORTS[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % WORKERS :: WORKERS]
+    begun = random.randrange(len(mine))
+    return itertools.cycle((*mine[begun:], *mine[:begun]))
+
+
+_OURS = _ports()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on, nor is about to."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = next(_OURS)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
