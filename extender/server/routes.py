@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -36,9 +37,11 @@ MOST_ARGS_BYTES = 128 * 1024 * 1024
 DRY_RUN = web.RequestKey("dry-run", bool)
 CATCH_UP_S = 0.05
 """How long a pod that would be turned down everywhere waits for the watch to catch up."""
-CATCH_UP_AGAIN_S = 1.0
-"""From a wait that changed nothing to the next one: while a whole pool is cut anew, kube-scheduler, which
-asks about one pod at a time, loses no more than a twentieth of its time to us."""
+MOST_IN_VAIN, IN_VAIN_S = 20, 20.0
+"""How many such waits may change nothing in how long a time; then pods are turned down at once. While a
+whole pool is cut anew, kube-scheduler, which asks about one pod at a time, loses no more than a
+twentieth of its time to us; and in a quiet cluster, where nothing else would soon wake the pod, none of
+its pods goes without."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -166,14 +169,14 @@ class NodeFilter:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._scheduling, self._observe, self._clock = scheduling, observe, clock
-        self._in_vain_s = -math.inf
-        """When a second look last changed nothing."""
+        self._in_vain_s: deque[float] = deque([-math.inf] * MOST_IN_VAIN, MOST_IN_VAIN)
+        """When second looks last changed nothing, the oldest first."""
 
     def at_once(self, body: bytes) -> Answered | None:
         """The answer, or None: a second look is due."""
         begun_s = self._clock()
         found = self._scheduling.filtered(body)
-        if found.leaves_no_node and begun_s - self._in_vain_s >= CATCH_UP_AGAIN_S:
+        if found.leaves_no_node and begun_s - self._in_vain_s[0] >= IN_VAIN_S:
             return None
         self._observe(self._clock() - begun_s)
         return Answered(found.answer)
@@ -186,7 +189,7 @@ class NodeFilter:
             begun_s = self._clock()
             found = self._scheduling.filtered(body)
             if found.leaves_no_node:
-                self._in_vain_s = self._clock()
+                self._in_vain_s.append(self._clock())
             self._observe(self._clock() - begun_s)
             answered = Answered(found.answer)
         return answered

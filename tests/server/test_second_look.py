@@ -11,7 +11,7 @@ from extender.cluster.reading import read_node
 from extender.cluster.state import State
 from extender.core.policy import Policy
 from extender.server.at_once import Answered
-from extender.server.routes import CATCH_UP_AGAIN_S, NodeFilter
+from extender.server.routes import IN_VAIN_S, MOST_IN_VAIN, NodeFilter
 from tests.build import node, state
 from tests.scheduling.test_verbs import PENDING, args, rewritten, scheduling
 
@@ -43,16 +43,20 @@ async def test_a_node_that_the_watch_brings_meanwhile_is_found() -> None:
     assert len(took_s) == 1
 
 
-async def test_after_a_look_in_vain_pods_are_turned_down_at_once_for_a_second() -> None:
+async def test_after_many_looks_in_vain_pods_are_turned_down_at_once_for_a_while() -> None:
     now_s = 100.0
     found, _ = verb(state(node("a", labels=PENDING)), lambda: now_s)
-    assert names(found.at_once(REFUSED)) is None
-    assert names(await found.filtered(REFUSED)) == []
+    for _ in range(MOST_IN_VAIN):
+        assert names(found.at_once(REFUSED)) is None
+        assert names(await found.filtered(REFUSED)) == []
+        now_s += 0.01
 
-    now_s += 0.99 * CATCH_UP_AGAIN_S
     assert names(found.at_once(REFUSED)) == []
 
-    now_s += 0.02 * CATCH_UP_AGAIN_S
+    now_s = 100.0 + 0.99 * IN_VAIN_S
+    assert names(found.at_once(REFUSED)) == []
+
+    now_s = 100.0 + 1.01 * IN_VAIN_S
     assert names(found.at_once(REFUSED)) is None
 
 
