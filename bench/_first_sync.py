@@ -28,6 +28,7 @@ from extender.server.serve import LIMITS, NAMESPACES, NODES, PODS, QUOTAS
 TINY = (10, 100)
 """Nodes and pods of the cluster that shows what the process takes by itself."""
 _SETTLED_S = 1.0
+"""What is only needed while starting is given back meanwhile, and does not count as resident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def sync_ours(found: Cluster, pair: Pair) -> Synced:
         while not (first_s := float(found.turned.first_list_s.value)):
             if time.monotonic() > begun_s + READY_S:
                 raise SystemExit("migfit serve asked for no list")
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # a number in shared memory wakes nobody
         cpu_s = ours.cpu_s()
         ready_s = await_ready(given.ops_port)
         cpu_s = ours.cpu_s() - cpu_s

@@ -170,7 +170,7 @@ def stop_for(seconds: float) -> Act:
     def act(extender: Extender) -> float:
         os.kill(extender.pid, signal.SIGSTOP)
         try:
-            time.sleep(seconds)
+            time.sleep(seconds)  # how long it hangs is the fault
         finally:
             os.kill(extender.pid, signal.SIGCONT)
         return time.perf_counter()
@@ -224,6 +224,7 @@ class Rounds:
         begun_s = time.perf_counter()
         pods = _pods("coming", int(for_s * PACED_PER_S))
         for number, pod in enumerate(pods):
+            # Pods come at a pace, however long each takes.
             time.sleep(max(0.0, begun_s + number / PACED_PER_S - time.perf_counter()))
             created_s[pod["metadata"]["name"]] = time.perf_counter()
             self._creator.create(PODS, pod)

@@ -18,6 +18,7 @@ from extender.server.settings import Settings
 
 READY_S = 120.0
 POLL_S = 0.05
+"""Between two looks at a process that can only be asked."""
 
 
 @dataclass(frozen=True, slots=True)

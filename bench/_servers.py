@@ -119,7 +119,7 @@ def _await_listening(process: Any, port: int) -> None:
         try:
             socket.create_connection((LOOPBACK, port), timeout=1.0).close()
         except OSError:
-            time.sleep(0.02)
+            time.sleep(0.02)  # a port that nobody listens on yet can only be asked again
         else:
             return
     raise RuntimeError(f"the server under measurement did not listen on port {port}")

@@ -19,6 +19,7 @@ STALL_S = 0.05
 CALLS_PER_S = 20
 PATH = "/scheduler/prioritize"
 _SETTLED_S = 0.5
+"""Until events come at the new pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def measure_loop(
             sent, used_s = found.turned.sent.value, server.cpu_s()
             calls = paced([to_us], PATH, itertools.repeat(body), per_s=CALLS_PER_S, for_s=for_s)
             sent, used_s = found.turned.sent.value - sent, server.cpu_s() - used_s
-            time.sleep(for_s)
+            time.sleep(for_s)  # the silence that is measured
             asked_s = time.perf_counter()
             to_us.ask(PATH, body)
             after_s = time.perf_counter() - asked_s

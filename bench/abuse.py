@@ -110,6 +110,7 @@ def deaf(target: Target, ops_port: int, for_s: float) -> Deaf:
     begun_s = time.perf_counter()
     with closing(Connection(target.ports["webhook"], target.tls)) as connection:
         for number in range(asked):
+            # Reviews come at their pace, however long each takes.
             time.sleep(max(0.0, begun_s + number / REVIEWS_PER_S - time.perf_counter()))
             sent_s = time.perf_counter()
             try:

@@ -59,7 +59,7 @@ def main() -> None:
         rows, rng = [], Random(1)
         started_s, cpu_s, written = time.monotonic(), ours.cpu_s(), writes[0]
         while (lasted_s := time.monotonic() - started_s) < seconds:
-            time.sleep(1)
+            time.sleep(1)  # use changes once a second, as on a node
             for card in cards:
                 card.slices = [replace(s, used_mib=rng.randrange(9000)) for s in card.slices]
             stub.set_up(*cards)
@@ -146,7 +146,7 @@ def _process(arguments: list[str], environ: dict[str, str]) -> Iterator[Serving]
 
 def _wait(until: Callable[[], bool]) -> None:
     while not until():
-        time.sleep(0.1)
+        time.sleep(0.1)  # writes are counted on a thread of their own
 
 
 if __name__ == "__main__":

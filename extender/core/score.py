@@ -157,9 +157,11 @@ class Ranking:
             return heapq.nsmallest(most, self._summed(resources, names))
         (resource,) = resources
         order = self._orders.get(resource, [])
-        steps = len(names) if isinstance(names, AbstractSet) else len(order)
-        best = list(islice((key for key in islice(order, steps) if key[2] in names), most))
-        if len(best) == most or not isinstance(names, AbstractSet) or steps >= len(order):
+        if not isinstance(names, AbstractSet):
+            return list(islice((key for key in order if key[2] in names), most))
+        walked = islice(order, len(names))
+        best = list(islice((key for key in walked if key[2] in names), most))
+        if len(best) == most or len(names) >= len(order):
             return best
         there = [self._keys[name] for name in names if name in self._keys]
         return heapq.nsmallest(most, [keys[resource] for keys in there if resource in keys])

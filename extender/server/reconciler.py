@@ -111,7 +111,7 @@ class Reconciler:
                 if str(error) != self._said:
                     self._said = str(error)
                     log.warning("reconciler cannot do its work", error=self._said)
-            except Exception:
+            except Exception:  # a defect here must not end the process: reviews go on
                 log.exception("reconciler failed; it tries again")
 
     async def round(self) -> None:

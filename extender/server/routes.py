@@ -93,7 +93,7 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return refusal(HTTPStatus(error.status), error.reason)
     except (web.RequestPayloadError, ConnectionError):
         return refusal(HTTPStatus.BAD_REQUEST, "the body broke off")
-    except Exception:
+    except Exception:  # a process on the request path dies of no input
         log.exception("request failed", path=request.path)
         return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; see the log of migfit")
 

@@ -156,7 +156,7 @@ class FakeKubelet:
     def _list(self, _request: bytes, context: grpc.ServicerContext) -> Any:
         if self.refuse is not None:
             context.abort(self.refuse, "not now")
-        time.sleep(self.delay_s)
+        time.sleep(self.delay_s)  # a kubelet that is slow
         return _CLASS["ListPodResourcesResponse"](pod_resources=self.pods)
 
     def _allocatable(self, _request: bytes, _context: grpc.ServicerContext) -> Any:

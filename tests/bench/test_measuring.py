@@ -198,7 +198,7 @@ def answering(status: str = "200 OK", delay_s: float = 0.0) -> Iterator[int]:
         def talk(connection: socket.socket) -> None:
             with connection:
                 while connection.recv(65536):
-                    time.sleep(delay_s)
+                    time.sleep(delay_s)  # a server that is slow, by a known time
                     connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok".encode())
 
         threading.Thread(target=serve, daemon=True).start()

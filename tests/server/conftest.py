@@ -1,10 +1,11 @@
 """One embedded cluster and one server for all tests here that leave both as they were."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 
@@ -54,3 +55,9 @@ def start(tmp_path: Path, embedded: Embedded, pair: Pair) -> Iterator[Start]:
             return running
 
         yield begin
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as opened:
+        yield opened

@@ -39,12 +39,6 @@ async def serve() -> AsyncIterator[Serve]:
         yield begin
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
-
-
 class Slow:
     """A body in pieces, each of which is sent when the test says so."""
 

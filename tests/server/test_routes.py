@@ -317,12 +317,6 @@ async def serve(metrics: Metrics) -> AsyncIterator[Serve]:
         yield begin
 
 
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
-
-
 async def read_it(request: web.Request) -> web.StreamResponse:
     return web.Response(text=f"{len(await request.read())}\n")
 
