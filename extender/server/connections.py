@@ -21,12 +21,16 @@ MOST_CONNECTIONS = 256
 """Of one port. An API server keeps 25 idle ones at most, and opens more only while it waits for as
 many answers at once. With TLS each takes 0.3 MB, nearly all of it asyncio's buffer; and three ports of
 these fit the 1,024 open files that a process may be given."""
-BACKLOG = 512
-"""Connections that the kernel keeps for us until we take them."""
+BACKLOG = 1024
+"""Connections that the kernel keeps for us until we take them. Who finds no room there tries again after
+a second, as TCP does."""
 GRACE_S = 0.2
 """For so long a connection that is new, or a body on its way, is not given up for somebody else."""
 SILENT_S = 0.5
 """The same for a client that has not greeted yet, which it does with its first packet."""
+PROBE_GRACE_S = 0.05
+"""The same on the operations port, where a request is one packet right behind the connection: a probe
+has a second, and waits in line behind all who say nothing."""
 TLS_GRACE_S = 2.0
 """The same from the greeting of a handshake on: 256 of them at the same time keep a busy core for a
 second, and the API server waits for three."""
@@ -61,6 +65,7 @@ class Limits:
 
 PLAIN = Limits()
 OVER_TLS = Limits(grace_s=TLS_GRACE_S)
+PROBES = Limits(grace_s=PROBE_GRACE_S)
 
 
 class Connection(Protocol):
@@ -145,6 +150,9 @@ class Listener:
             task = asyncio.create_task(self._arrive(accepted))
             self._silent[task] = loop.time()
             task.add_done_callback(self._arrived)
+            # An accept that need not wait lets nobody else run: those taken are to be read from, too,
+            # or their request, which is here already, would not show before they are given up.
+            await asyncio.sleep(0)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         self._silent.pop(task, None)

@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from extender.server.connections import PROBES
 from extender.server.listen import listening, refusal
 from extender.server.metrics import Metrics
 from extender.server.routes import counted
@@ -86,7 +87,9 @@ class OperationsThread:
 
     async def _serve(self) -> None:
         try:
-            async with listening(self._app, self._bind, self._port, drain_s=1.0) as self._port:
+            async with listening(
+                self._app, self._bind, self._port, drain_s=1.0, limits=PROBES
+            ) as self._port:
                 self._started.set()
                 await self._stop.wait()
         except OSError as error:

@@ -187,6 +187,21 @@ async def test_who_has_only_just_come_is_not_given_up_for_the_next(begin: Begin)
         assert await aside(first.answer) is None
 
 
+async def test_of_many_who_come_at_once_with_their_request_nobody_is_given_up_unread(
+    begin: Begin,
+) -> None:
+    port = await begin(connections=4, **{**LONG, "grace_s": 60.0})
+    crowd = [connected(port) for _ in range(40)]  # on this thread: nobody is taken meanwhile
+    for raw in crowd:
+        raw.sendall(request("GET", "/do"))
+
+    answers = await asyncio.gather(*(aside(raw.recv, 100) for raw in crowd))
+
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 40
+    for raw in crowd:
+        raw.close()
+
+
 async def test_a_body_that_does_not_come_makes_room_for_a_request_that_does(begin: Begin) -> None:
     port = await begin(connections=1, **LONG)
     stuck = await aside(connected, port)
