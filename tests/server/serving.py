@@ -23,7 +23,7 @@ from extender.demo.cluster import Cluster
 T = TypeVar("T")
 JSON = dict[str, Any]
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 HOST = "127.0.0.1"
 GPU, SLICE = "nvidia.com/gpu", "nvidia.com/mig-2g.20gb"
 CONFIG = "apiVersion: migfit.io/v1alpha1\nkind: MigfitConfiguration\n"
