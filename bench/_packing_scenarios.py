@@ -1,6 +1,7 @@
 """The scenarios of the packing benchmark."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from bench._packing_clusters import (
     ALL_1G,
@@ -39,14 +40,21 @@ def u3(cores: int = 256) -> tuple[Machine, ...]:
 
 
 def u4(*, whole: bool = False) -> tuple[Machine, ...]:
-    """Three models: 4 nodes with 8 GPUs of 40 GB, 6 with 4 and 4 with 8 of 80 GB."""
-    first, second = (CARD, CARD) if whole else (BALANCED, ALL_2G)
-    old = [Machine("A100-40GB", (layout,) * 8, 192) for layout in (BALANCED, ALL_1G, ALL_3G)]
-    old.append(Machine("A100-40GB", (first,) * 4 + (BALANCED,) * 4, 192))
-    small = [Machine("A100-80GB", (layout,) * 4, 128) for layout in (*CUTS, BALANCED, second)]
-    new = [Machine("H100-80GB", (layout,) * 8, 384) for layout in (BALANCED, ALL_2G, ALL_3G)]
-    new.append(Machine("H100-80GB", (first,) * 4 + (ALL_1G,) * 4, 384))
-    return (*old, *small, *new)
+    """Three models, one layout per node in turn; with whole GPUs, half of those in each node with 8.
+
+    4 nodes with 8 GPUs of 40 GB, 6 with 4 and 4 with 8 of 80 GB.
+    """
+
+    def machines(product: str, nodes: int, gpus: int, cores: int) -> Iterator[Machine]:
+        for layout in itertools.islice(itertools.cycle(CUTS), nodes):
+            cards = gpus // 2 if whole and gpus == 8 else 0
+            yield Machine(product, (CARD,) * cards + (layout,) * (gpus - cards), cores)
+
+    return (
+        *machines("A100-40GB", 4, 8, 192),
+        *machines("A100-80GB", 6, 4, 128),
+        *machines("H100-80GB", 4, 8, 384),
+    )
 
 
 def u5(cores: int = 256) -> tuple[Machine, ...]:

@@ -128,9 +128,11 @@ PANELS = (
             "watch of {{resource}}: {{cause}}": "sum by (resource, cause) "
             "(rate(migfit_watch_trouble_total[$__rate_interval]))",
             "audit lines dropped": "sum(rate(migfit_audit_dropped_total[$__rate_interval]))",
+            "Events dropped": "sum(rate(migfit_events_dropped_total[$__rate_interval]))",
         },
     ),
     Panel("Last full list took", "s", {"{{pod}} {{resource}}": "migfit_list_duration_seconds"}),
+    Panel("Events waiting to be written", "short", {"{{pod}}": "migfit_events_waiting"}),
     Panel(
         "Replicas",
         "short",

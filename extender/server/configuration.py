@@ -13,10 +13,11 @@ import structlog
 from extender.cluster.client import ApiClient
 from extender.cluster.errors import ApiError, ClusterError, Unreadable
 from extender.cluster.objects import ConfigMapObject
-from extender.cluster.watch import Meter, Resource, follow
+from extender.cluster.watch import Resource, follow
 from extender.config import ConfigError, Current
 from extender.core.policy import Policy
 from extender.server.events import Events
+from extender.server.metrics import Metrics
 from extender.server.settings import BAD_INPUT, UNREACHABLE, StartError
 
 log = structlog.get_logger(__name__)
@@ -111,7 +112,7 @@ class ConfigMapSource:
         namespace: str,
         name: str,
         own_namespace: str,
-        meter: Meter,
+        metrics: Metrics,
         *,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -120,7 +121,7 @@ class ConfigMapSource:
         self._path = f"/api/v1/namespaces/{namespace}/configmaps"
         self._object = name
         self._own_namespace = own_namespace
-        self._meter = meter
+        self._metrics = metrics
         self._retry_s = retry_s
 
     async def first(self) -> Current:
@@ -161,8 +162,8 @@ class ConfigMapSource:
             ConfigMapObject,
             {"fieldSelector": f"metadata.name={self._object}"},
         )
-        sink = _ConfigMapSink(current, apply, Events(self._client))
-        await follow(self._client, resource, sink, meter=self._meter)
+        sink = _ConfigMapSink(current, apply, Events(self._client, self._metrics))
+        await follow(self._client, resource, sink, meter=self._metrics)
 
 
 class _ConfigMapSink:

@@ -11,6 +11,7 @@ import structlog
 
 from extender.cluster.client import ApiClient
 from extender.cluster.errors import ApiError, ClusterError
+from extender.server.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -23,10 +24,10 @@ MOST_AT_ONCE = 200
 
 
 class Events:
-    """Writes Events without anybody waiting for them; a failure is logged and that is all."""
+    """Writes Events without anybody waiting for them; a failure is logged, counted, and that is all."""
 
-    def __init__(self, client: ApiClient) -> None:
-        self._client = client
+    def __init__(self, client: ApiClient, metrics: Metrics) -> None:
+        self._client, self._metrics = client, metrics
         self._writing: set[asyncio.Task[None]] = set()
 
     def warn(
@@ -42,11 +43,20 @@ class Events:
             action: what we were about, PascalCase.
         """
         if len(self._writing) >= MOST_AT_ONCE:
-            log.warning("event not written", reason=reason, error="too many are waiting")
+            self._give_up(reason, "too many are waiting")
             return
         task = asyncio.create_task(self._write(_event(regarding, version, reason, note, action)))
         self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        self._metrics.events_waiting.inc()
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        self._metrics.events_waiting.dec()
+
+    def _give_up(self, reason: str, error: str) -> None:
+        self._metrics.events_dropped.inc()
+        log.warning("event not written", reason=reason, error=error)
 
     async def _write(self, event: dict[str, Any]) -> None:
         path = f"/apis/events.k8s.io/v1/namespaces/{event['metadata']['namespace']}/events"
@@ -54,9 +64,9 @@ class Events:
             await self._client.request("POST", path, json.dumps(event).encode())
         except ApiError as error:
             if error.status != HTTPStatus.CONFLICT:  # another replica has said it
-                log.warning("event not written", reason=event["reason"], error=str(error))
+                self._give_up(event["reason"], str(error))
         except ClusterError as error:
-            log.warning("event not written", reason=event["reason"], error=str(error))
+            self._give_up(event["reason"], str(error))
 
 
 def _event(

@@ -49,6 +49,16 @@ class Metrics:
             "Audit lines given up because stdout could not keep up.",
             registry=self.registry,
         )
+        self.events_waiting = Gauge(
+            "migfit_events_waiting",
+            "Kubernetes Events that the API server has not taken yet.",
+            registry=self.registry,
+        )
+        self.events_dropped = Counter(
+            "migfit_events_dropped",
+            "Kubernetes Events given up: refused, or too many waited for the API server.",
+            registry=self.registry,
+        )
         self.watch_events = Counter(
             "migfit_watch_events",
             "Lines taken in from watches, bookmarks included.",

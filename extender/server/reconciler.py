@@ -78,7 +78,7 @@ class Reconciler:
     ) -> None:
         self._client, self._state, self._metrics = client, state, metrics
         self._tell_audit, self._clock, self._wall = tell, clock, wall
-        self._events = Events(client)
+        self._events = Events(client, metrics)
         self.leadership = Leadership(client, namespace, clock=clock, wall=wall)
         self.holds = Holds(wall, clock)
         self.store = HoldStore(client, namespace, self.holds)

@@ -14,11 +14,11 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from extender.cluster.client import ApiClient, connect
-from extender.cluster.watch import Unmetered
 from extender.config import Current
 from extender.demo.cluster import Cluster
 from extender.demo.store import Resource
 from extender.server.configuration import ConfigMapSource, FileSource, Source
+from extender.server.metrics import Metrics
 from extender.server.settings import BAD_INPUT, UNREACHABLE, StartError
 from tests.server.serving import CONFIG, HOST
 
@@ -179,7 +179,7 @@ def write(cluster: Cluster, text: str, key: str = "config.yaml") -> None:
 
 
 def config_map(client: ApiClient) -> ConfigMapSource:
-    return ConfigMapSource(client, *KEY, "", Unmetered(), retry_s=0.001)
+    return ConfigMapSource(client, *KEY, "", Metrics(), retry_s=0.001)
 
 
 async def test_a_config_map_is_followed_and_its_deletion_changes_nothing(

@@ -23,6 +23,8 @@ OURS = {
     "migfit_config_valid": "gauge",
     "migfit_decisions": "counter",
     "migfit_dry_run_reviews": "counter",
+    "migfit_events_dropped": "counter",
+    "migfit_events_waiting": "gauge",
     "migfit_held_workloads": "gauge",
     "migfit_holds": "counter",
     "migfit_list_duration_seconds": "gauge",
