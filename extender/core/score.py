@@ -34,8 +34,13 @@ DIGITS = 9
 BATCH = 64
 """So many nodes may wait to be put in order again: a millisecond, the most a question pays for others."""
 
-Key = tuple[float, int, str]
-"""(drain cost, GPUs of the node, name): less is better, and no two nodes are equal."""
+Size = tuple[int, int]
+"""(GPUs of the node, minus the slices and whole GPUs it offers). Among idle nodes, which all cost the same,
+the one is opened that has fewer GPUs; and of as many GPUs the one that more pods can follow to, before
+the next must be opened."""
+
+Key = tuple[float, Size, str]
+"""(drain cost, size, name): less is better, and no two nodes are equal."""
 
 
 def drain_costs(node: Node, usage: Usage) -> dict[str, float]:
@@ -130,7 +135,8 @@ class Ranking:
             if node is not None:
                 usage = self._capacity.usage(name)
                 costs = drain_costs(node, usage) | seen_costs(node, usage)
-                new = {r: (cost, node.gpu_count, name) for r, cost in costs.items()}
+                size = node.gpu_count, -sum(node.gpus.values())
+                new = {r: (cost, size, name) for r, cost in costs.items()}
             old = self._keys.pop(name, {})
             if new:
                 self._keys[name] = new

@@ -16,7 +16,7 @@ from extender.core.layout import Cut
 from extender.core.node import Node
 from extender.core.pod import Ask
 from extender.core.policy import Policy
-from extender.core.score import BATCH, IDLE, TOP_SCORE, Ranking, drain_costs
+from extender.core.score import BATCH, IDLE, TOP_SCORE, Ranking, Size, drain_costs
 from tests.build import GPU, mig, node
 
 ASR, TTS = "speech/Deployment/asr", "speech/Deployment/tts"
@@ -96,6 +96,17 @@ def test_of_equals_the_node_with_fewer_gpus_comes_first_and_then_the_name_decide
     cluster = Cluster(read("a", gpus=8), read("c"), read("b"))
     assert cluster.order("a", "b", "c") == ["b", "c", "a"]
     assert cluster.order("c", "b", "a") == ["b", "c", "a"]
+
+
+def test_of_idle_nodes_with_as_many_gpus_the_one_with_more_slices_is_opened_first() -> None:
+    cluster = Cluster(
+        cut("a", {"2g.20gb": 4, "3g.40gb": 4}, 4),
+        cut("b", {"2g.20gb": 4, "1g.10gb": 20}, 4),
+        cut("c", {"2g.20gb": 12, "1g.10gb": 4}, 4),
+    )
+    assert cluster.order("a", "b", "c") == ["b", "c", "a"]
+    cluster.hold("a", 1)
+    assert cluster.order("a", "b", "c") == ["a", "b", "c"]
 
 
 def test_unknown_names_get_no_score() -> None:
@@ -309,12 +320,13 @@ def test_the_order_is_always_that_of_sorting_all_nodes_anew(
             case ("score",):
                 cluster.order(*NAMES)
 
-    def key(name: str) -> tuple[bool, bool, float, int, str]:
+    def key(name: str) -> tuple[bool, bool, float, Size, str]:
         here = [each for each in held if each.node == name]
         replica = spread and any(each.workload == ASR for each in here)
         used = Counter(each.gpus[0][0] for each in here)
         cost = drain_costs(there[name], Usage(gpus=dict(used), gpu_pods=len(here)))[asked]
-        return (not here, replica and bool(here), cost, there[name].gpu_count, name)
+        size = there[name].gpu_count, -sum(there[name].gpus.values())
+        return (not here, replica and bool(here), cost, size, name)
 
     known = sorted((n for n in names if n in there and asked in there[n].gpus), key=key)
     assert cluster.order(*names, spread=spread, asked=(asked,)) == known[:TOP_SCORE]

@@ -63,7 +63,7 @@ def test_beside_more_half_open_connections_than_a_port_takes_others_are_served(
 ) -> None:
     many = MOST_CONNECTIONS + 50
 
-    outcomes = survived(abused, partial(half_open, abused, name, many, 1.0))
+    outcomes = survived(abused, partial(half_open, abused, name, many, 3.0))
 
     assert outcomes["200"] >= 1, outcomes
 
