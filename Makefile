@@ -4,6 +4,8 @@ BIN := .venv/bin
 CYCLONEDX := build/cyclonedx/bin/cyclonedx-py
 # Tests start us hundreds of times: where nothing is kept, each of them would compile us anew.
 unexport PYTHONDONTWRITEBYTECODE
+# Test processes against the real control plane, which wait more than they work: three on two processors.
+WAITING = $$(($$(nproc) * 3 / 2))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -16,7 +18,7 @@ demo: .venv ## a pod is right-sized and placed, shown as pictures in the termina
 	@$(BIN)/migfit demo
 
 test: promtool test-fast controlplane ## everything: test-fast, then against the real control plane
-	$(BIN)/pytest -m controlplane -n auto --durations=10
+	$(BIN)/pytest -m controlplane -n $(WAITING) --maxschedchunk=1 --durations=10
 
 reliability: controlplane ## what goes wrong, under load, for a minute each, with figures: docs/reference/reliability.md
 	RELIABILITY=full $(BIN)/pytest tests/controlplane -m reliability -o timeout=900

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from tests.controlplane.client import JSON
     from tests.controlplane.plane import ControlPlane, User
 
-ROUTED = ("--enable-aggregator-routing=true",)
-"""Flag of the API server: it calls a Service's endpoints, for want of somebody who routes its address."""
 RBAC = ("ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
 WITH_SCHEDULER = {"config": {"inject": {"schedulerName": "migfit-scheduler"}}}
 """A scheduler that somebody else runs, whose Lease is looked for."""

@@ -23,18 +23,20 @@ MAKE = ("make", "--no-print-directory", "--old-file=.venv", f"BIN={Path(sys.exec
 """With the environment that the tests run in, as it is; and itself perhaps run by make."""
 CYCLONEDX = "build/cyclonedx/bin"
 VALIDATE = """
-import sys
+import json, sys
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-sys.exit(JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read()) and "invalid")
+validator = JsonStrictValidator(SchemaVersion.V1_6)
+print(json.dumps([validator.validate_str(line) is None for line in sys.stdin]))
 """
 
 
-def validated(text: str) -> str:
-    """What the standard's own validator says, in the environment that has what it needs."""
+def valid(*documents: JSON) -> list[bool]:
+    """What the standard's own validator says of each, in the environment that has what it needs."""
     argv = [f"{ROOT}/{CYCLONEDX}/python", "-c", VALIDATE]
-    done = subprocess.run(argv, input=text, stderr=subprocess.PIPE, text=True, check=False)
-    return done.stderr.strip()
+    lines = "".join(f"{json.dumps(each)}\n" for each in documents)
+    found: list[bool] = json.loads(subprocess.check_output(argv, input=lines, text=True))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +65,7 @@ def test_the_bill_of_materials_names_what_the_image_installs_and_nothing_else(bi
 
 
 def test_it_is_what_readers_of_cyclonedx_expect(bill: JSON) -> None:
-    assert validated(json.dumps(bill)) == ""
-    assert validated(json.dumps({**bill, "components": "none"})) == "invalid"
+    assert valid(bill, {**bill, "components": "none"}) == [True, False]
 
 
 def test_it_says_nothing_of_where_and_when_it_was_made(bill: JSON) -> None:
