@@ -1,6 +1,11 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+CYCLONEDX := build/cyclonedx/bin/cyclonedx-py
+# Tests start us hundreds of times: where nothing is kept, each of them would compile us anew.
+unexport PYTHONDONTWRITEBYTECODE
+# Test processes against the real control plane, which wait more than they work: three on two processors.
+WAITING = $$(($$(nproc) * 3 / 2))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -13,14 +18,14 @@ demo: .venv ## a pod is right-sized and placed, shown as pictures in the termina
 	@$(BIN)/migfit demo
 
 test: promtool test-fast controlplane ## everything: test-fast, then against the real control plane
-	$(BIN)/pytest -m controlplane -n auto --durations=10
+	$(BIN)/pytest -m controlplane -n $(WAITING) --maxschedchunk=1 --durations=10
 
 reliability: controlplane ## what goes wrong, under load, for a minute each, with figures: docs/reference/reliability.md
 	RELIABILITY=full $(BIN)/pytest tests/controlplane -m reliability -o timeout=900
 	$(BIN)/python bench/abuse.py
 	$(BIN)/python bench/random_calls.py
 
-test-fast: check helm ## lint, types, layers and the tests that need no control plane
+test-fast: check helm $(CYCLONEDX) ## lint, types, layers and the tests that need no control plane
 	$(BIN)/pytest -m 'not controlplane' -n auto --durations=10
 
 check: .venv ## lint, types, layers, and that generated pages are current
@@ -50,11 +55,11 @@ audit: .venv ## known vulnerabilities of what constraints.txt pins, by asking Py
 	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt || \
 		{ echo "Above: what is vulnerable and since when it is not, or why pypi.org could not be asked" >&2; exit 1; }
 
-sbom: .venv ## what the image holds of Python, as CycloneDX: dist/migfit.cdx.json
+sbom: .venv $(CYCLONEDX) ## what the image holds of Python, as CycloneDX: dist/migfit.cdx.json
 	@rm -rf build/sbom && mkdir -p dist
 	@$(PYTHON) -m venv --without-pip build/sbom
 	@$(BIN)/python -m pip --python build/sbom/bin/python install --quiet --constraint constraints.txt .
-	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	@$(CYCLONEDX) environment --pyproject pyproject.toml --output-reproducible \
 		--output-file dist/migfit.cdx.json build/sbom/bin/python
 
 .venv: .venv/.installed ## the environment, with the tools for development
@@ -67,11 +72,15 @@ sbom: .venv ## what the image holds of Python, as CycloneDX: dist/migfit.cdx.jso
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-constraints: ## make the environment anew from the newest versions and pin those
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,uvloop]'
-	$(BIN)/python -m pip freeze --exclude-editable --exclude migfit > constraints.txt
-	@touch .venv/.installed
+$(CYCLONEDX): constraints.txt | .venv
+	@$(PYTHON) -m venv --clear --without-pip build/cyclonedx
+	@$(BIN)/python -m pip --python build/cyclonedx/bin/python install --quiet --constraint constraints.txt cyclonedx-bom
+	@touch $@
+
+constraints: ## pin the newest versions, as an environment made for that gets them
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,sbom,uvloop]'
+	build/newest/bin/python -m pip freeze --exclude-editable --exclude migfit > constraints.txt
 
 podresources: .venv ## write anew what protoc makes of the kubelet's API
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. extender/agent/podresources.proto

@@ -5,11 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import select
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Mapping
     from email.message import Message
@@ -48,13 +52,16 @@ class Reply:
 
 
 class Client:
-    """Calls one API server as one user. A connection per call: it may be used from any thread."""
+    """Calls one API server as one user, from any thread, on connections that are kept."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None, token: str = "") -> None:
         self.url = url
         self.tls = tls
         self._token = token
         self._kinds: dict[str, tuple[str, str, bool]] = {}
+        # A handshake is most of what a call takes, of both sides. Those nobody uses just now:
+        self._idle: list[http.client.HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
 
     def get(self, kind: str, name: str, namespace: str = "") -> JSON:
         """One object; ApiError with status 404 if there is none."""
@@ -130,13 +137,7 @@ class Client:
         }
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        address = urlsplit(self.url)
-        host, port = address.hostname or "", address.port
-        connection = (
-            http.client.HTTPConnection(host, port, timeout=30)
-            if self.tls is None
-            else http.client.HTTPSConnection(host, port, timeout=30, context=self.tls)
-        )
+        connection = self._connection()
         try:
             connection.request(
                 method,
@@ -147,14 +148,31 @@ class Client:
             response = connection.getresponse()
             raw = response.read()
         except http.client.HTTPException as error:  # it ended in the middle of an answer
-            raise ConnectionError(f"{method} {self.url}{path}: {error!r}") from error
-        finally:
             connection.close()
+            raise ConnectionError(f"{method} {self.url}{path}: {error!r}") from error
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
         is_json = "json" in response.headers.get_content_type()
         answer: JSON = json.loads(raw) if is_json else {"message": raw.decode(errors="replace")}
         if response.status >= 400:
             raise ApiError(method, path, response.status, answer)
         return Reply(response.status, response.headers, answer)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        """One that is open, or that opens itself; nobody else has it."""
+        with suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if connection.sock is not None and not _has_ended(connection.sock):
+                    return connection
+                connection.close()
+        address = urlsplit(self.url)
+        host, port = address.hostname or "", address.port
+        if self.tls is None:
+            return http.client.HTTPConnection(host, port, timeout=30)
+        return http.client.HTTPSConnection(host, port, timeout=30, context=self.tls)
 
     def _discover(self) -> None:
         """Learns the paths of all kinds; where two groups share a kind, the core's comes first."""
@@ -168,6 +186,18 @@ class Client:
                             resource["responseKind"]["kind"],
                             (prefix, resource["resource"], resource["scope"] == "Namespaced"),
                         )
+
+
+def _has_ended(idle: socket.socket) -> bool:
+    """Whether the server has closed it: it would say nothing else unasked."""
+    poll = select.poll()
+    poll.register(idle, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _close(connections: list[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def _dry_run(wanted: bool) -> dict[str, str]:

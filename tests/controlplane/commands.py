@@ -66,6 +66,8 @@ def apiserver(
         f"--etcd-servers={etcd_url}",
         "--advertise-address=127.0.0.1",
         "--endpoint-reconciler-type=none",
+        # It calls a Service's endpoints, for want of somebody who routes the Service's address.
+        "--enable-aggregator-routing=true",
         f"--client-ca-file={ca_file}",
         f"--service-account-issuer={url}",
         f"--service-account-key-file={account_key}",

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     class StartPlane(Protocol):
         """What the fixture `start_plane` gives."""
 
-        def __call__(
-            self, *, enable_admission: Options = (), flags: Options = ()
-        ) -> ControlPlane: ...
+        def __call__(self, *, enable_admission: Options = ()) -> ControlPlane: ...
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +53,14 @@ def binaries() -> Binaries:
 @pytest.fixture(scope="session")
 def running_planes(
     binaries: Binaries, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Options, Options], ControlPlane]]:
-    """The planes of the session, each started when first wanted: one for each set of options."""
+) -> Iterator[Callable[[Options], ControlPlane]]:
+    """The planes of the session, each started when first wanted: one for each set of plugins."""
     with ExitStack() as stack:
 
         @cache
-        def start(enable_admission: Options, flags: Options) -> ControlPlane:
+        def start(enable_admission: Options) -> ControlPlane:
             folder = tmp_path_factory.mktemp("controlplane")
-            plane = ControlPlane(binaries, folder, enable_admission=enable_admission, flags=flags)
+            plane = ControlPlane(binaries, folder, enable_admission=enable_admission)
             return stack.enter_context(plane)
 
         yield start
@@ -70,19 +68,20 @@ def running_planes(
 
 @pytest.fixture
 def start_plane(
-    running_planes: Callable[[Options, Options], ControlPlane],
+    running_planes: Callable[[Options], ControlPlane],
 ) -> Iterator[StartPlane]:
-    """Gives a plane with options of ControlPlane, `enable_admission=` …; reset after the test."""
+    """Gives a plane with more admission plugins; reset after the test."""
     used: list[ControlPlane] = []
 
-    def start(*, enable_admission: Options = (), flags: Options = ()) -> ControlPlane:
-        used.append(running_planes(enable_admission, flags))
+    def start(*, enable_admission: Options = ()) -> ControlPlane:
+        used.append(running_planes(enable_admission))
         return used[-1]
 
     yield start
     for plane in used:
         plane.stop_components()
         reset(plane.client)
+        plane.forget_requests()
 
 
 @pytest.fixture
@@ -141,6 +140,11 @@ def figure(record_property: Callable[[str, object], None]) -> Figure:
         record_property(FIGURE, what if load is None else f"{what}; {load.told}")
 
     return note
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that at the end no worker has one to itself while the others are idle."""
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("long", "reliability"))))
 
 
 FIGURE = "figure"

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from tests.controlplane.client import ApiError
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from tests.controlplane.client import JSON
     from tests.controlplane.plane import ControlPlane, User
 
-ROUTED = ("--enable-aggregator-routing=true",)
-"""Flag of the API server: it calls a Service's endpoints, for want of somebody who routes its address."""
 RBAC = ("ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding")
 WITH_SCHEDULER = {"config": {"inject": {"schedulerName": "migfit-scheduler"}}}
 """A scheduler that somebody else runs, whose Lease is looked for."""
@@ -119,10 +117,15 @@ def account_with_rights(plane: ControlPlane, name: str) -> User:
 def chart_account(plane: ControlPlane) -> User:
     """The webhook's ServiceAccount in a namespace made for it, with the chart's rights and no others."""
     new_namespace(plane.client, name=SYSTEM_NAMESPACE)
-    for item in rendered(WITH_SCHEDULER):
-        if item["kind"] in RBAC:
-            plane.client.create(item)
+    for item in _chart_rights():
+        plane.client.create(item)
     return account_with_rights(plane, "migfit")
+
+
+@cache
+def _chart_rights() -> tuple[JSON, ...]:
+    """Once for all tests: helm takes longer than all the rest of `chart_account`."""
+    return tuple(item for item in rendered(WITH_SCHEDULER) if item["kind"] in RBAC)
 
 
 class Pod:

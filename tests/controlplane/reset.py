@@ -41,7 +41,6 @@ NAMESPACED = (
     "Service",
     "EndpointSlice",
     "NetworkPolicy",
-    "ServiceAccount",
     "RoleBinding",
     "Role",
 )

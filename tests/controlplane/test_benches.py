@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.controlplane.build import Binaries
 
-pytestmark = pytest.mark.controlplane
+pytestmark = [pytest.mark.controlplane, pytest.mark.long]
 
 
 @pytest.fixture

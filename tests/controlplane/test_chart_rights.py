@@ -11,7 +11,7 @@ import trustme
 
 from tests.controlplane.agents import ACCOUNT, Installed
 from tests.controlplane.agents import NAMESPACE as AGENTS
-from tests.controlplane.installed import ROUTED, Pod, Release, rules_of
+from tests.controlplane.installed import Pod, Release, rules_of
 from tests.controlplane.migfit import SYSTEM_NAMESPACE, a100_labels
 from tests.controlplane.objects import fake_node, new_namespace, wait_until
 from tests.controlplane.test_packing import SECOND, SLICE, start_second
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.controlplane.conftest import StartPlane
     from tests.controlplane.plane import ControlPlane
 
     Right: TypeAlias = tuple[str, str, str, str]
@@ -34,11 +33,6 @@ ALSO_ASKED = {"patch": "create"}
 
 ASKING = "selfsubjectaccessreviews"
 """What this test itself asks in the account's name."""
-
-
-@pytest.fixture
-def plane(start_plane: StartPlane) -> ControlPlane:
-    return start_plane(flags=ROUTED)
 
 
 def now() -> str:
@@ -147,6 +141,7 @@ def break_configuration(plane: ControlPlane) -> None:
     plane.client.patch("ConfigMap", "migfit-config", broken, SYSTEM_NAMESPACE)
 
 
+@pytest.mark.long
 def test_each_right_of_the_chart_is_used_and_no_other_is_asked_for(
     plane: ControlPlane, pods: tuple[Pod, Pod], since: str
 ) -> None:

@@ -16,7 +16,7 @@ from extender.config import load
 from extender.core.policy import Mode
 from tests.controlplane.client import ApiError
 from tests.controlplane.foreign import CERT_MANAGER, served
-from tests.controlplane.installed import ROUTED, Pod
+from tests.controlplane.installed import Pod
 from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE
 from tests.controlplane.objects import gpu_pod, wait_until
 from tests.deploy.chart import KUSTOMIZE, OVERLAYS, kustomized
@@ -27,18 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.controlplane.client import JSON
-    from tests.controlplane.conftest import StartPlane
     from tests.controlplane.plane import ControlPlane
 
 pytestmark = pytest.mark.controlplane
 
 PAGE = ROOT / "docs" / "how-to" / "install.md"
-
-
-@pytest.fixture
-def plane(start_plane: StartPlane) -> ControlPlane:
-    """One that calls Services by their endpoints."""
-    return start_plane(flags=ROUTED)
 
 
 def blocks(kind: str) -> list[JSON]:

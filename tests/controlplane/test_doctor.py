@@ -194,6 +194,7 @@ def cluster(plane: ControlPlane) -> Iterator[Cluster]:
     made.be({})
 
 
+@pytest.mark.long
 def test_each_finding_is_told_when_it_is_true_and_none_when_all_is_well(
     plane: ControlPlane, cluster: Cluster
 ) -> None:

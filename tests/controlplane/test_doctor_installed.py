@@ -18,7 +18,7 @@ from extender.core.doctor.diagnose import diagnose
 from extender.core.doctor.finding import Id
 from tests.cluster.service import routed
 from tests.controlplane.doctored import NODE, PLUGIN, Cluster, node, plugin
-from tests.controlplane.installed import ROUTED, Pod, Release
+from tests.controlplane.installed import Pod, Release
 from tests.controlplane.migfit import SYSTEM_NAMESPACE
 from tests.controlplane.test_doctor import doctor, told
 
@@ -27,18 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from extender.core.doctor.evidence import Evidence
-    from tests.controlplane.conftest import StartPlane
     from tests.controlplane.plane import ControlPlane
 
 pytestmark = pytest.mark.controlplane
 
 SERVICE = (f"migfit.{SYSTEM_NAMESPACE}.svc", 443)
-
-
-@pytest.fixture
-def plane(start_plane: StartPlane) -> ControlPlane:
-    """One that calls Services by their endpoints."""
-    return start_plane(flags=ROUTED)
 
 
 @pytest.fixture

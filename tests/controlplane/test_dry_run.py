@@ -359,6 +359,7 @@ def injected(ignored: JSON, inject: JSON) -> JSON:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_no_random_pod_is_refused_for_what_we_made_of_it(
     plane: ControlPlane, serve: Serve, name: str

@@ -72,6 +72,7 @@ def test_killed_the_scheduler_goes_on_and_once_restarted_it_is_asked_again(
     assert calls(migfit) >= 1
 
 
+@pytest.mark.long
 def test_hung_the_scheduler_waits_for_the_timeout_and_goes_on(
     plane: ControlPlane, namespace: str, migfit: Migfit
 ) -> None:

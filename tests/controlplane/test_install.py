@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.controlplane.installed import ROUTED, Pod
+from tests.controlplane.installed import Pod
 from tests.controlplane.migfit import SYSTEM_NAMESPACE
 from tests.controlplane.objects import fake_node, gpu_pod, wait_until
 from tests.deploy.helm import find
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.controlplane.conftest import StartPlane
     from tests.controlplane.plane import ControlPlane
 
 pytestmark = pytest.mark.controlplane
@@ -29,12 +28,6 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NODE = "kind-control-plane"
 ELSEWHERE = ("docker", "kind", "git", "cd")
 """Programs that make the cluster and the image, which are here already."""
-
-
-@pytest.fixture
-def plane(start_plane: StartPlane) -> ControlPlane:
-    """One that calls Services by their endpoints."""
-    return start_plane(flags=ROUTED)
 
 
 class Reader:

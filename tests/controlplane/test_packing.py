@@ -12,7 +12,7 @@ import pytest
 import trustme
 import yaml
 
-from tests.controlplane.installed import ROUTED, Pod, Release, account_with_rights
+from tests.controlplane.installed import Pod, Release, account_with_rights
 from tests.controlplane.migfit import SYSTEM_NAMESPACE, a100_labels
 from tests.controlplane.objects import bound_node, fake_node, gpu_pod, new_namespace, wait_until
 
@@ -36,11 +36,11 @@ SECOND = "migfit-scheduler"
 
 @pytest.fixture
 def plane(start_plane: StartPlane) -> ControlPlane:
-    """One that calls Services by their endpoints, with a node half in use and an idle one.
+    """One with a node half in use and an idle one.
 
     By itself kube-scheduler would take the idle one: the other has little processor left.
     """
-    plane = start_plane(flags=ROUTED)
+    plane = start_plane()
     for name in ("a-idle", "b-used", "c-idle"):
         plane.client.create(fake_node(name, allocatable={SLICE: 3}, labels=a100_labels()))
     first = gpu_pod("first", "default", resources={SLICE: 1, "cpu": 96, "memory": "700Gi"})
@@ -126,6 +126,7 @@ def probed(spec: JSON, name: str) -> set[str]:
     return {container[kind]["httpGet"]["path"] for kind in kinds}
 
 
+@pytest.mark.long
 def test_a_second_scheduler_fills_the_node_in_use_and_a_replica_takes_over(
     plane: ControlPlane, release: Release, start: Start
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.controlplane.installed import ROUTED, Pod, Release
+from tests.controlplane.installed import Pod, Release
 from tests.controlplane.migfit import GPU, SYSTEM_NAMESPACE, a100_labels
 from tests.controlplane.objects import fake_node, gpu_pod, new_namespace
 from tests.controlplane.test_packing import NEED, SECOND, SLICE, start_second
@@ -17,7 +17,6 @@ from tests.deploy.manifests import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.controlplane.conftest import StartPlane
     from tests.controlplane.plane import ControlPlane
 
 pytestmark = pytest.mark.controlplane
@@ -52,9 +51,8 @@ def told_to_stay() -> set[str]:
 
 
 def test_pods_are_created_as_before_and_nothing_is_left_but_what_the_page_names(
-    start_plane: StartPlane, tmp_path: Path
+    plane: ControlPlane, tmp_path: Path
 ) -> None:
-    plane = start_plane(flags=ROUTED)
     assert of_ours(plane) == set()
     release = Release(plane)
     plane.client.create(fake_node("gpu-a", allocatable={GPU: 1, SLICE: 2}, labels=a100_labels()))

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import canonicalize_name
 
 from tests.deploy.dockerfile import build, dependencies
@@ -23,6 +21,22 @@ if TYPE_CHECKING:
 
 MAKE = ("make", "--no-print-directory", "--old-file=.venv", f"BIN={Path(sys.executable).parent}")
 """With the environment that the tests run in, as it is; and itself perhaps run by make."""
+CYCLONEDX = "build/cyclonedx/bin"
+VALIDATE = """
+import json, sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+validator = JsonStrictValidator(SchemaVersion.V1_6)
+print(json.dumps([validator.validate_str(line) is None for line in sys.stdin]))
+"""
+
+
+def valid(*documents: JSON) -> list[bool]:
+    """What the standard's own validator says of each, in the environment that has what it needs."""
+    argv = [f"{ROOT}/{CYCLONEDX}/python", "-c", VALIDATE]
+    lines = "".join(f"{json.dumps(each)}\n" for each in documents)
+    found: list[bool] = json.loads(subprocess.check_output(argv, input=lines, text=True))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +44,7 @@ def bill(tmp_path_factory: pytest.TempPathFactory) -> JSON:
     """What the last command of `make sbom` writes about the environment that the Dockerfile makes."""
     root = tmp_path_factory.mktemp("image")
     environment, file = build(root), root / "bill.json"
+    subprocess.run([*MAKE, f"{CYCLONEDX}/cyclonedx-py"], cwd=ROOT, check=True)
     dry_run = subprocess.check_output([*MAKE, "--dry-run", "sbom"], cwd=ROOT, text=True)
     command = dry_run.replace("\\\n", " ").splitlines()[-1]
     assert "--output-file dist/migfit.cdx.json build/sbom/bin/python" in " ".join(command.split())
@@ -50,10 +65,7 @@ def test_the_bill_of_materials_names_what_the_image_installs_and_nothing_else(bi
 
 
 def test_it_is_what_readers_of_cyclonedx_expect(bill: JSON) -> None:
-    validator = JsonStrictValidator(SchemaVersion.V1_6)
-
-    assert validator.validate_str(json.dumps(bill)) is None
-    assert validator.validate_str(json.dumps({**bill, "components": "none"})) is not None
+    assert valid(bill, {**bill, "components": "none"}) == [True, False]
 
 
 def test_it_says_nothing_of_where_and_when_it_was_made(bill: JSON) -> None:
