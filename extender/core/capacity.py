@@ -12,7 +12,7 @@ from typing import Any
 from extender.core.node import Node, Offer
 from extender.core.offers import OfferSummary, smallest_first
 from extender.core.pod import Ask
-from extender.core.reach import NodeIndex, Nodes, slots
+from extender.core.reach import NodeIndex, Nodes
 
 MOST_REMEMBERED = 256
 """Sets of nodes whose offers are remembered: most pods reach the same nodes as some pod before."""
@@ -257,11 +257,10 @@ class Capacity:
         """Units that waiting pods of equal or higher priority, which reach these nodes, ask for."""
         asked = 0
         for queue in self._queues.values():
-            of_queue = sum(
-                count
-                for (name, of_pod), count in queue.asked.items()
-                if name == resource and of_pod >= priority
-            )
+            of_queue = 0
+            for (name, of_pod), count in queue.asked.items():
+                if name == resource and of_pod >= priority:
+                    of_queue += count
             if of_queue:
                 if queue.version != self.index.version:
                     queue.nodes = self.index.reach(queue.spec)
@@ -286,17 +285,23 @@ class Capacity:
         """
         for resource in ask:
             nodes = self.with_free(resource, nodes)
-        missing = {resource: count + taken.get(resource, 0) for resource, count in ask.items()}
-        for resource, count in missing.items():
-            if self.free(resource, nodes) < count:
+        missing: dict[str, int] = {}
+        for resource, count in ask.items():
+            missing[resource] = count + taken.get(resource, 0)
+            if self.free(resource, nodes) < missing[resource]:
                 return False
-        for slot in slots(nodes):
+        while nodes:  # as `slots` gives them; this is asked of every pod
+            lowest = nodes & -nodes
+            nodes ^= lowest
+            slot = lowest.bit_length() - 1
             node, usage = self.index.nodes[slot], self._usage[slot]
             if node is None or not _fits(node, usage, ask, plain):
                 continue
+            enough = True
             for resource in ask:
                 missing[resource] -= node.gpus[resource] - usage.gpus.get(resource, 0)
-            if all(count <= 0 for count in missing.values()):
+                enough = enough and missing[resource] <= 0
+            if enough:
                 return True
         return False
 
@@ -343,20 +348,20 @@ _EMPTY = Usage()
 
 def _fits(node: Node, usage: Usage, ask: Mapping[str, int], plain: Ask) -> bool:
     """kube-scheduler's NodeResourcesFit on one node: what is not asked for is not looked at."""
-    return (
-        usage.pods < node.pods
-        and (not plain.cpu_milli or usage.cpu_milli + plain.cpu_milli <= node.cpu_milli)
-        and (not plain.memory_bytes or usage.memory_bytes + plain.memory_bytes <= node.memory_bytes)
-        and (
-            not plain.ephemeral_bytes
-            or usage.ephemeral_bytes + plain.ephemeral_bytes <= node.ephemeral_bytes
+    if (
+        usage.pods >= node.pods
+        or (plain.cpu_milli and usage.cpu_milli + plain.cpu_milli > node.cpu_milli)
+        or (plain.memory_bytes and usage.memory_bytes + plain.memory_bytes > node.memory_bytes)
+        or (
+            plain.ephemeral_bytes
+            and usage.ephemeral_bytes + plain.ephemeral_bytes > node.ephemeral_bytes
         )
-        and all(
-            usage.gpus.get(resource, 0) + count <= node.gpus.get(resource, 0)
-            for resource, count in ask.items()
-        )
-        and all(
-            usage.others.get(resource, 0) + amount <= node.others.get(resource, 0)
-            for resource, amount in plain.others
-        )
-    )
+    ):
+        return False
+    for resource, count in ask.items():
+        if usage.gpus.get(resource, 0) + count > node.gpus.get(resource, 0):
+            return False
+    for resource, amount in plain.others:
+        if usage.others.get(resource, 0) + amount > node.others.get(resource, 0):
+            return False
+    return True

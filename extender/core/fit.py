@@ -74,25 +74,28 @@ class _Fit:
         self.plain = podlib.plain_ask(subject.pod, subject.containers, policy.gpu_resource)
         self.distinct = sorted({f.want for f in wanted}, key=_hunger)
         """Least hungry first: the order of containers decides nothing."""
-        self.candidates: dict[str, Candidate] = {}
+        self.offered: Sequence[OfferSummary] = ()
+        """What the reachable nodes and pools offer, smallest first."""
+        self.verdicts: dict[str, Verdict] = {}
+        """MIG resource -> what was found of it, in the order of the offers."""
         self.over = ""
         """What the last quota without room for a slice said."""
 
     def run(self) -> Chosen | NotChosen:
-        offered = self._offered()
+        self.offered = offered = self._offered()
         if not offered:
             return NotChosen(Reason.NO_REACHABLE_MIG, "no reachable node offers a MIG resource")
         fitting: dict[Want, list[OfferSummary]] = {}
         for want in reversed(self.distinct):
-            fitting[want] = [offer for offer in offered if self._admissible(want, offer)]
-            if not fitting[want]:
-                return self._none_fits(want, offered)
+            fitting[want] = found = self._admissible(want, offered)
+            if not found:
+                return self._none_fits(want)
         tries = self._tries([fitting[want] for want in self.distinct])
         if self.subject.home.quotas:
             tries = iter([chosen for chosen in tries if not self._over_quota(chosen)])
         first = next(tries, None)
         if first is None:
-            return NotChosen(Reason.QUOTA, self.over, tuple(self.candidates.values()))
+            return NotChosen(Reason.QUOTA, self.over, self._candidates())
         if self._is_free(first):
             return self._settle(first, Reason.FITS, tries)
         return self._when_full(first, list(tries))
@@ -109,7 +112,6 @@ class _Fit:
     # --- step 5: candidates ----------------------------------------------------------------------
 
     def _offered(self) -> Sequence[OfferSummary]:
-        """What the reachable nodes and pools offer, smallest first."""
         if not self.pooled:
             return self.capacity.offered(self.nodes)
         grouped = self.capacity.groups(self.nodes)
@@ -118,20 +120,27 @@ class _Fit:
             grouped.setdefault(resource, []).extend([(offer, 0) for offer, _ in there])
         return smallest_first(grouped)
 
-    def _admissible(self, want: Want, offer: OfferSummary) -> bool:
-        """Whether an offer would do, fullness apart; the verdict is kept either way."""
-        verdict = self._objection(want, offer)
-        known = self.candidates.get(offer.resource)
-        if known is None:
-            self.candidates[offer.resource] = Candidate(
-                resource=offer.resource,
-                usable_mib=offer.usable_mib,
-                free=self.capacity.free(offer.resource, offer.offering),
-                verdict=verdict or Verdict.FITS,
-            )
-        elif known.verdict is not Verdict.FITS:  # what fits one container is a candidate
-            self._note({offer.resource: 1}, verdict or Verdict.FITS)
-        return verdict is None
+    def _admissible(self, want: Want, offered: Sequence[OfferSummary]) -> list[OfferSummary]:
+        """The offers that would do, fullness apart; the verdict on each is kept."""
+        found = []
+        for offer in offered:
+            objection = self._objection(want, offer)
+            if objection is None:
+                found.append(offer)
+            # What fits one container is a candidate.
+            if self.verdicts.get(offer.resource) is not Verdict.FITS:
+                self.verdicts[offer.resource] = objection or Verdict.FITS
+        return found
+
+    def _candidates(self) -> tuple[Candidate, ...]:
+        """What was considered, and what came of it."""
+        free = self.capacity.free
+        return tuple(
+            [
+                Candidate(o.resource, o.usable_mib, free(o.resource, o.offering), verdict)
+                for o, verdict in zip(self.offered, self.verdicts.values(), strict=True)
+            ]
+        )
 
     def _objection(self, want: Want, offer: OfferSummary) -> Verdict | None:
         if want.profile is not None and offer.profile != want.profile:
@@ -154,8 +163,8 @@ class _Fit:
             return Verdict.LIMIT_RANGE  # asked last: but for the LimitRange it would do
         return None
 
-    def _none_fits(self, want: Want, offered: Sequence[OfferSummary]) -> NotChosen:
-        listed = tuple(self.candidates[offer.resource] for offer in offered)
+    def _none_fits(self, want: Want) -> NotChosen:
+        listed = self._candidates()
         need = "" if want.need_mib is None else f"need {format_mib(want.need_mib)}; "
         if want.profile is not None:
             named = next((c for c in listed if c.verdict is not Verdict.NOT_ASKED_FOR), None)
@@ -239,7 +248,7 @@ class _Fit:
         if over is None:
             return False
         self.over = str(over)
-        self._note({over.resource: over.asked}, Verdict.QUOTA)
+        self.verdicts[over.resource] = Verdict.QUOTA
         return True
 
     def _is_free(self, chosen: Chosen) -> bool:
@@ -256,15 +265,15 @@ class _Fit:
             for resource in claims
         }
 
-    def _note(self, resources: Mapping[str, int], verdict: Verdict) -> None:
+    def _note(self, resources: Iterable[str], verdict: Verdict) -> None:
         for resource in resources:
-            known = self.candidates[resource]
-            self.candidates[resource] = Candidate(resource, known.usable_mib, known.free, verdict)
+            self.verdicts[resource] = verdict
 
     def _take(self, chosen: Chosen, reason: Reason) -> Chosen:
         self._note(chosen.claims, Verdict.CHOSEN)
-        candidates = tuple(self.candidates.values())
-        return Chosen(reason, chosen.picks, chosen.claims, chosen.guards, chosen.nodes, candidates)
+        return Chosen(
+            reason, chosen.picks, chosen.claims, chosen.guards, chosen.nodes, self._candidates()
+        )
 
     def _settle(self, found: Chosen, reason: Reason, larger: Iterable[Chosen]) -> Chosen:
         """Take what was found, or with `consolidation.lambda` a larger slice on a GPU in use."""
@@ -310,7 +319,7 @@ class _Fit:
         return self._left(f"no free {names}")
 
     def _left(self, message: str) -> NotChosen:
-        return NotChosen(Reason.NO_FREE_SLICE, message, tuple(self.candidates.values()))
+        return NotChosen(Reason.NO_FREE_SLICE, message, self._candidates())
 
     def _unchanged(self) -> Nodes:
         """Where the pod may land as it came, before injection."""
