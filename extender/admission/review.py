@@ -6,12 +6,13 @@ wrong with the *pod* is a decision, and the pod is let through as it came.
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 import structlog
 
+from extender.admission.replicas import Replicas, Template, strip
 from extender.core.decide import decide
 from extender.core.decision import Decision
 from extender.core.pod import Pod, annotation_of, display_name, mapping, metadata, text
@@ -24,7 +25,6 @@ from extender.core.rewrite import (
     REWRITTEN_LABEL,
     Patch,
     apply,
-    patch_for,
 )
 from extender.core.snapshot import Snapshot
 
@@ -78,6 +78,8 @@ class Reviewer:
     policy: Callable[[], Policy]
     reserve: Callable[[Decision], None]
     clock: Callable[[], float]
+    replicas: Replicas = field(default_factory=Replicas)
+    """What was read of pods like the next one."""
 
     def review(self, body: bytes) -> Reviewed:
         """Answer one AdmissionReview.
@@ -88,7 +90,7 @@ class Reviewer:
         begun_s = self.clock()
         request = _request(body)
         uid = request["uid"]
-        pod = mapping(request.get("object"))
+        pod = request["object"]
         snapshot, policy = self.snapshot(), self.policy()
         namespace = text(request.get("namespace"))
         dry_run = request.get("dryRun") is True
@@ -97,16 +99,24 @@ class Reviewer:
             if request["operation"] == "UPDATE":
                 before = mapping(request.get("oldObject"))
                 decision, patch = restore(pod, before, policy, namespace=namespace, request_id=uid)
+                apply(patch, pod)
                 rendered, promised = annotation(decision), False
             else:
-                decision = decide(pod, snapshot, policy, namespace=namespace, request_id=uid)
+                strip(pod)
+                template = self.replicas.template(pod, namespace, policy)
+                decision = decide(
+                    pod,
+                    snapshot,
+                    policy,
+                    namespace=namespace,
+                    request_id=uid,
+                    reading=template.read,
+                )
                 rendered = annotation(decision)
                 # A pod told before comes again, and is reserved for already.
                 promised = differs(decision, annotation_of(pod, DECISION_ANNOTATION))
-                patch = _patch(
-                    decision, pod, snapshot, policy.inject, rendered if promised else None
-                )
-            apply(patch, pod)
+                told = rendered if promised else None
+                patch = _patch(template, decision, pod, snapshot, policy.inject, told)
         except Exception as error:  # whatever a pod brings up, the pod is let through
             log.exception("decision failed", id=uid, namespace=namespace, pod=display_name(pod))
             decision, patch = _failed(error, pod, namespace, uid, policy), []
@@ -123,7 +133,7 @@ class Reviewer:
         )
 
 
-def _request(body: bytes) -> Mapping[str, Any]:
+def _request(body: bytes) -> dict[str, Any]:
     """The request of an AdmissionReview, checked as far as an answer depends on it."""
     review = _json(body)
     if not isinstance(review, dict) or review.get("kind") != "AdmissionReview":
@@ -158,12 +168,17 @@ def _json(body: bytes) -> Any:
 
 
 def _patch(
-    decision: Decision, pod: Pod, snapshot: Snapshot, inject: Inject, told: str | None
+    template: Template,
+    decision: Decision,
+    pod: Pod,
+    snapshot: Snapshot,
+    inject: Inject,
+    told: str | None,
 ) -> Patch:
     """The patch of a new pod; `told` is the annotation it gets."""
     if inject.scheduler_name and not snapshot.scheduler_alive:
         inject = replace(inject, scheduler_name="")
-    return patch_for(
+    return template.patch(
         decision,
         pod,
         inject=inject,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from extender.cluster.objects import PodObject
-from extender.core.decision import Decision
+from extender.core.decision import Promise
 from extender.core.rewrite import DECISION_ANNOTATION
 
 MOST = 10_000
@@ -24,43 +24,43 @@ _marks = msgspec.json.Decoder(_Mark)
 
 
 class InFlight:
-    """Decisions by id, each for a limited time.
+    """Promises by id of their decision, each for a limited time.
 
     Args:
         ttl_s: how long a promise lasts if the pod never shows up, as when somebody refused it.
         clock: seconds, monotonic.
-        ended: called with every decision that is in flight no longer.
+        ended: called with every promise that is in flight no longer.
     """
 
     def __init__(
         self,
         ttl_s: Callable[[], float],
         clock: Callable[[], float],
-        ended: Callable[[Decision], None],
+        ended: Callable[[Promise], None],
     ) -> None:
         self._ttl_s, self._clock, self._ended = ttl_s, clock, ended
-        self._decisions: dict[str, Decision] = {}
+        self._promises: dict[str, Promise] = {}
         self._until_s: OrderedDict[str, float] = OrderedDict()
         """Oldest first, which is the order in which they end: all last equally long."""
 
     def __len__(self) -> int:
-        return len(self._decisions)
+        return len(self._promises)
 
-    def __iter__(self) -> Iterator[Decision]:
-        return iter(list(self._decisions.values()))
+    def __iter__(self) -> Iterator[Promise]:
+        return iter(list(self._promises.values()))
 
     @property
-    def by_id(self) -> Mapping[str, Decision]:
-        """The decisions in flight."""
-        return self._decisions
+    def by_id(self) -> Mapping[str, Promise]:
+        """The promises in flight."""
+        return self._promises
 
-    def add(self, decision: Decision) -> None:
+    def add(self, promise: Promise) -> None:
         """A decision was made that will be stored."""
-        self.end(decision.id)
-        if len(self._decisions) >= MOST:
+        self.end(promise.id)
+        if len(self._promises) >= MOST:
             self.end(next(iter(self._until_s)))
-        self._decisions[decision.id] = decision
-        self._until_s[decision.id] = self._clock() + self._ttl_s()
+        self._promises[promise.id] = promise
+        self._until_s[promise.id] = self._clock() + self._ttl_s()
 
     def expire(self) -> None:
         """End what has lasted long enough."""
@@ -75,10 +75,10 @@ class InFlight:
 
     def end(self, request_id: str) -> None:
         """The pod of that decision is there, or will never be."""
-        decision = self._decisions.pop(request_id, None)
-        if decision is not None:
+        promise = self._promises.pop(request_id, None)
+        if promise is not None:
             del self._until_s[request_id]
-            self._ended(decision)
+            self._ended(promise)
 
     def arrived(self, item: PodObject) -> None:
         """A pod shows up in the watch."""

@@ -7,7 +7,6 @@ GPUs nothing else is kept.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -36,8 +35,7 @@ from extender.cluster.reading import (
 from extender.cluster.seen_pods import SeenPods
 from extender.cluster.tenants import Tenants
 from extender.core.capacity import Capacity, Demand, Holding
-from extender.core.decision import Decision
-from extender.core.pod import Workload
+from extender.core.decision import Decision, Promise
 from extender.core.policy import Policy
 from extender.core.score import Ranking
 from extender.core.snapshot import Reservations, Snapshot
@@ -223,17 +221,17 @@ class State:
     def reserve(self, decision: Decision) -> None:
         """Keep what a decision promised, until the pod shows up in the watch or the time is out."""
         if decision.claims and decision.id:
-            promise = _promise(decision)
+            promise = decision.promise
             self.in_flight.add(promise)
             self._reserve(promise, 1)
 
-    def _unreserve(self, decision: Decision) -> None:
-        self._reserve(decision, -1)
+    def _unreserve(self, promise: Promise) -> None:
+        self._reserve(promise, -1)
 
-    def _reserve(self, decision: Decision, sign: int) -> None:
-        claims = tuple(decision.claims.items())
-        self._reservations.add(decision.claims, decision.nodes, sign)
-        self.tenants.count(decision.namespace, (decision.share, claims), sign)
+    def _reserve(self, promise: Promise, sign: int) -> None:
+        claims = tuple(promise.claims.items())
+        self._reservations.add(promise.claims, promise.nodes, sign)
+        self.tenants.count(promise.namespace, (promise.share, claims), sign)
 
     # --- snapshots -------------------------------------------------------------------------------
 
@@ -289,13 +287,6 @@ class State:
         self.tenants.quotas.fill(quotas, now_s)
         self.tenants.limits.fill(limits, now_s)
         self.gpu_nodes.held.fill(gpu_nodes, now_s)
-
-
-def _promise(decision: Decision) -> Decision:
-    """What of a decision is kept: no names, which may be of any length before the API server looks."""
-    return replace(
-        decision, message="", pod="", workload=Workload("", ""), changes=(), candidates=()
-    )
 
 
 def _pod_key(item: PodObject) -> str:

@@ -5,24 +5,31 @@ from dataclasses import replace
 
 from extender.core import pod as podlib
 from extender.core.decision import Change, Decision
-from extender.core.eligible import not_for_a_slice, not_ours
+from extender.core.eligible import not_now
 from extender.core.fit import Chosen, fit
 from extender.core.footprint import Footprint, Undeclared, footprints
 from extender.core.pod import Pod
 from extender.core.policy import Mode, Policy, QuotaRule
 from extender.core.quantity import format_mib
 from extender.core.quota import Namespace, excess, excess_as_gpus
+from extender.core.reading import Read, Reading, read
 from extender.core.reason import STEP_ONE, Action, Reason
 from extender.core.render import decision_id, rewritten_containers
 from extender.core.rewrite import DECISION_ANNOTATION
 from extender.core.snapshot import Reservations, Snapshot
-from extender.core.subject import Subject, subject_of
+from extender.core.subject import Subject
 
 _UNKNOWN = Namespace()
 
 
 def decide(
-    pod: Pod, snapshot: Snapshot, policy: Policy, *, namespace: str = "", request_id: str = ""
+    pod: Pod,
+    snapshot: Snapshot,
+    policy: Policy,
+    *,
+    namespace: str = "",
+    request_id: str = "",
+    reading: Read = read,
 ) -> Decision:
     """Decide on one pod about to be created. Pure, and total over any JSON object.
 
@@ -32,13 +39,15 @@ def decide(
         policy: the configuration in force.
         namespace: the request's namespace; else the pod's own, else `default`.
         request_id: uid of the AdmissionReview; ties log line, annotation and reservation together.
+        reading: how the pod is read; whoever remembers what `read` said may say it again.
     """
     namespace = namespace or podlib.text(podlib.metadata(pod).get("namespace")) or "default"
     snapshot = _without_itself(snapshot, pod, namespace)
     home = snapshot.namespaces.get(namespace, _UNKNOWN)
-    subject = subject_of(pod, namespace, home, policy, request_id=request_id)
-    decision = _stray(subject, policy) or _within_quota(
-        _steps(subject, snapshot, policy), subject, policy
+    known = reading(pod, namespace, home, policy)
+    subject = known.subject
+    decision = _stray(subject, policy, request_id) or _within_quota(
+        _steps(known, snapshot, policy, request_id), subject, policy
     )
     if decision.action is not Action.LEFT and subject.mode is Mode.DRY_RUN:
         decision = replace(
@@ -104,7 +113,7 @@ def _not_rewritten(
     )
 
 
-def _stray(subject: Subject, policy: Policy) -> Decision | None:
+def _stray(subject: Subject, policy: Policy, request_id: str) -> Decision | None:
     """The GPU resource put back beside our MIG resource by a LimitRange or a later webhook.
 
     Only in containers that our own decision on the pod names, and only while the MIG resource is
@@ -121,6 +130,7 @@ def _stray(subject: Subject, policy: Policy) -> Decision | None:
         _left(
             subject,
             policy,
+            request_id,
             Reason.ALREADY_MIG,
             f"{policy.gpu_resource} came back beside our slice and was removed again",
         ),
@@ -128,22 +138,21 @@ def _stray(subject: Subject, policy: Policy) -> Decision | None:
     )
 
 
-def _steps(subject: Subject, snapshot: Snapshot, policy: Policy) -> Decision:
-    refusal = not_ours(subject, snapshot, policy)
+def _steps(known: Reading, snapshot: Snapshot, policy: Policy, request_id: str) -> Decision:
+    subject = known.subject
+    refusal = known.never or not_now(subject, snapshot, policy) or known.unfit
     if refusal is not None:
-        return _left(subject, policy, *refusal)
-    refusal = not_for_a_slice(subject, policy)
-    if refusal is not None:
-        return _left(subject, policy, *refusal)
-    observed = snapshot.observed.of(_workload(subject)) if policy.observed_raise else {}
-    declared = footprints(subject, policy, observed)
+        return _left(subject, policy, request_id, *refusal)
+    declared = known.declared
+    if policy.observed_raise and (observed := snapshot.observed.of(_workload(subject))):
+        declared = footprints(subject, policy, observed)
     if isinstance(declared, Undeclared):
-        return _left(subject, policy, declared.reason, declared.message)
+        return _left(subject, policy, request_id, declared.reason, declared.message)
     outcome = fit(subject, declared, snapshot, policy)
     if isinstance(outcome, Chosen):
-        return _rewritten(subject, policy, declared, outcome)
+        return _rewritten(subject, policy, request_id, declared, outcome)
     return replace(
-        _left(subject, policy, outcome.reason, outcome.message),
+        _left(subject, policy, request_id, outcome.reason, outcome.message),
         changes=tuple(_change(f, policy) for f in declared),
         need_mib=_largest_need(declared),
         candidates=outcome.candidates,
@@ -154,14 +163,16 @@ def _workload(subject: Subject) -> str:
     return f"{subject.namespace}/{subject.workload}"
 
 
-def _left(subject: Subject, policy: Policy, reason: Reason, message: str) -> Decision:
+def _left(
+    subject: Subject, policy: Policy, request_id: str, reason: Reason, message: str
+) -> Decision:
     return Decision(
         action=Action.LEFT,
         reason=reason,
         message=message,
-        id=subject.request_id,
+        id=request_id,
         namespace=subject.namespace,
-        pod=podlib.display_name(subject.pod),
+        pod=subject.name,
         workload=subject.workload,
         mode=subject.mode,
         changes=tuple(Change(c.name, c.pointer, policy.gpu_resource) for c in subject.gpu),
@@ -172,7 +183,11 @@ def _left(subject: Subject, policy: Policy, reason: Reason, message: str) -> Dec
 
 
 def _rewritten(
-    subject: Subject, policy: Policy, declared: tuple[Footprint, ...], chosen: Chosen
+    subject: Subject,
+    policy: Policy,
+    request_id: str,
+    declared: tuple[Footprint, ...],
+    chosen: Chosen,
 ) -> Decision:
     held = list(zip(declared, chosen.picks, strict=True))
     largest = max(held, key=lambda fp: (fp[0].want.need_mib or 0, fp[1].usable_mib or 0))
@@ -182,9 +197,9 @@ def _rewritten(
         action=Action.REWRITTEN,
         reason=chosen.reason,
         message=_how(chosen, need, pick.usable_mib),
-        id=subject.request_id,
+        id=request_id,
         namespace=subject.namespace,
-        pod=podlib.display_name(subject.pod),
+        pod=subject.name,
         workload=subject.workload,
         mode=subject.mode,
         changes=tuple([_change(f, policy, to=pick.resource) for f, pick in held]),

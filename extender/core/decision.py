@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from extender.core.pod import Workload
 from extender.core.policy import Mode
@@ -95,6 +96,18 @@ class Decision:
     config_revision: str = ""
 
     @property
-    def share(self) -> Share:
-        """How the pod counts in its namespace's tally."""
-        return Share(self.scope, self.action is Action.REWRITTEN)
+    def promise(self) -> "Promise":
+        """What is kept of it while the pod is on its way."""
+        share = Share(self.scope, self.action is Action.REWRITTEN)
+        return Promise(self.id, self.namespace, self.claims, self.nodes, share)
+
+
+class Promise(NamedTuple):
+    """What a decision claims for its pod. No names: those may be of any length, and nobody has checked."""
+
+    id: str
+    namespace: str
+    claims: Mapping[str, int]
+    nodes: int
+    share: Share
+    """How the pod counts in its namespace's tally."""

@@ -85,19 +85,24 @@ _MOST_TEXT = 128 * 1024
 
 def not_ours(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | None:
     """Step 1: the first reason, in the documented order, why the pod is none of our business."""
+    return never_ours(subject, policy) or not_now(subject, snapshot, policy)
+
+
+def never_ours(subject: Subject, policy: Policy) -> Refusal | None:
+    """The part of step 1 that pod, namespace and configuration settle between them."""
     if not subject.gpu:
         asked = gpu_ask(subject.containers, policy.gpu_resource)
         if asked:
             return Reason.ALREADY_MIG, f"asks for {', '.join(asked)} already"
         return Reason.NO_GPU_REQUEST, f"no container asks for {policy.gpu_resource}"
     for check in _STEP_ONE:
-        refusal = check(subject, snapshot, policy)
+        refusal = check(subject, policy)
         if refusal is not None:
             return refusal
     return None
 
 
-def _unchangeable(subject: Subject, _snapshot: Snapshot, _policy: Policy) -> Refusal | None:
+def _unchangeable(subject: Subject, _policy: Policy) -> Refusal | None:
     if MIRROR_ANNOTATION in subject.annotations:
         return Reason.MIRROR_POD, "a mirror of a static pod cannot be changed"
     if subject.spec.get("nodeName"):
@@ -109,7 +114,7 @@ def _unchangeable(subject: Subject, _snapshot: Snapshot, _policy: Policy) -> Ref
     return None
 
 
-def _unwanted(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal | None:
+def _unwanted(subject: Subject, policy: Policy) -> Refusal | None:
     name = subject.namespace
     if policy.exclude.match(name) or (policy.include and not policy.include.match(name)):
         return Reason.NAMESPACE_EXCLUDED, f"namespace {name} is not served"
@@ -123,7 +128,7 @@ def _unwanted(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal 
     return None
 
 
-def _placed_by_others(subject: Subject, _snapshot: Snapshot, policy: Policy) -> Refusal | None:
+def _placed_by_others(subject: Subject, policy: Policy) -> Refusal | None:
     scheduler = text(subject.spec.get("schedulerName")) or "default-scheduler"
     if (
         scheduler not in ("default-scheduler", policy.inject.scheduler_name)
@@ -141,7 +146,8 @@ def _placed_by_others(subject: Subject, _snapshot: Snapshot, policy: Policy) -> 
     return None
 
 
-def _not_now(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | None:
+def not_now(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | None:
+    """The last part of step 1: reasons that pass, and so are looked at for every pod anew."""
     left_s = snapshot.held.get((subject.namespace, str(subject.workload)))
     if left_s is not None:
         return (
@@ -155,11 +161,10 @@ def _not_now(subject: Subject, snapshot: Snapshot, policy: Policy) -> Refusal | 
     return None
 
 
-_STEP_ONE: tuple[Callable[[Subject, Snapshot, Policy], Refusal | None], ...] = (
+_STEP_ONE: tuple[Callable[[Subject, Policy], Refusal | None], ...] = (
     _unchangeable,
     _unwanted,
     _placed_by_others,
-    _not_now,
 )
 
 

@@ -70,8 +70,6 @@ class _Fit:
         self.policy = policy
         self.nodes = self._reach(self.capacity)
         self.pooled = self._reach(snapshot.pools) if snapshot.pools.offers else 0
-        self.priority = podlib.priority(subject.pod)
-        self.plain = podlib.plain_ask(subject.pod, subject.containers, policy.gpu_resource)
         self.distinct = sorted({f.want for f in wanted}, key=_hunger)
         """Least hungry first: the order of containers decides nothing."""
         self.offered: Sequence[OfferSummary] = ()
@@ -253,14 +251,14 @@ class _Fit:
 
     def _is_free(self, chosen: Chosen) -> bool:
         taken = self._taken(chosen.claims, chosen.nodes)
-        free = self.capacity.room(chosen.claims, self.plain, chosen.nodes, taken)
+        free = self.capacity.room(chosen.claims, self.subject.plain, chosen.nodes, taken)
         if not free:
             self._note(chosen.claims, Verdict.FULL)
         return free
 
     def _taken(self, claims: Mapping[str, int], nodes: Nodes) -> dict[str, int]:
         return {
-            resource: self.capacity.waiting(resource, nodes, self.priority)
+            resource: self.capacity.waiting(resource, nodes, self.subject.priority)
             + self.snapshot.reservations.on(resource, nodes)
             for resource in claims
         }
@@ -293,7 +291,7 @@ class _Fit:
 
         workload = f"{self.subject.namespace}/{self.subject.workload}"
         spread = self.policy.spread_replicas
-        placing = Placing(self.capacity, ranking, self.plain, workload, spread=spread)
+        placing = Placing(self.capacity, ranking, self.subject.plain, workload, spread=spread)
         position = prefer(options, weight, placing, eligible)
         return self._take(every[position], Reason.FITS_CONSOLIDATED if position else reason)
 
@@ -331,17 +329,17 @@ class _Fit:
 
     def _could_hold(self, chosen: Chosen) -> bool:
         """Whether some node, were it empty, or some pool's node has all that the pod would ask for."""
-        return self.capacity.could_hold(chosen.claims, self.plain, chosen.nodes) or any(
+        return self.capacity.could_hold(chosen.claims, self.subject.plain, chosen.nodes) or any(
             all(node.gpus.get(name, 0) >= count for name, count in chosen.claims.items())
             for node in self.snapshot.pools.index.members(self.pooled)
         )
 
     def _whole_now(self) -> bool:
         asked, nodes = self._asked(), self._unchanged()
-        return self.capacity.room(asked, self.plain, nodes, self._taken(asked, nodes))
+        return self.capacity.room(asked, self.subject.plain, nodes, self._taken(asked, nodes))
 
     def _whole_later(self) -> bool:
-        if self.capacity.could_hold(self._asked(), self.plain, self._unchanged()):
+        if self.capacity.could_hold(self._asked(), self.subject.plain, self._unchanged()):
             return True
         declared = self.policy.autoscaled
         return bool(self.capacity.index.autoscaled) if declared is None else declared

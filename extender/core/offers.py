@@ -35,6 +35,24 @@ class OfferSummary:
 
 def summarize(resource: str, every: Sequence[tuple[Offer, Nodes]]) -> OfferSummary:
     """Fold what groups of nodes say of a resource; at least one group, each with its nodes."""
+    if len(every) == 1:  # nodes of one product, cut alike
+        offer, offering = every[0]
+        known = offer.usable_mib is not None
+        return OfferSummary(
+            resource,
+            offer.profile,
+            offer.usable_mib,
+            offer.compute_slices,
+            offer.memory_slices,
+            offer.bandwidth_bytes_s,
+            offer.special,
+            offer.shared,
+            uniform=True,
+            uncounted=not known,
+            guardable=known and offer.labelled,
+            nodes=offering if known else 0,
+            offering=offering,
+        )
     nodes = offering = 0
     usable_mib: set[int] = set()
     bandwidths: list[int] = []

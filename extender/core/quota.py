@@ -6,7 +6,7 @@ on the GPU resource. With `CountAsGpu` a slice of ours keeps counting as the GPU
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from extender.core.pod import Container, Pod, mapping, objects, spec, text
 from extender.core.quantity import QuantityError, milli
@@ -15,8 +15,7 @@ REQUESTS = "requests."
 """Quotas name extended resources only as `requests.<name>`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What a quota's scopes can ask of a pod (`pkg/quota/v1/evaluator/core/pods.go`)."""
 
     terminating: bool = False
@@ -142,8 +141,7 @@ class Limits:
     """MIG resource -> the most that may be asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """Pods of a namespace that count alike."""
 
     scope: Scope

@@ -6,14 +6,14 @@ A patch that does not apply is a 500 to the user even with `failurePolicy: Ignor
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from extender.core import pod as podlib
 from extender.core.decision import Change, Decision
 from extender.core.pod import Pod, mapping
 from extender.core.policy import Inject
 from extender.core.quantity import format_mib
-from extender.core.reason import Action, leaves_no_mark
+from extender.core.reason import Action, Reason, leaves_no_mark
 
 DECISION_ANNOTATION = "migfit.io/decision"
 NEED_ANNOTATION = "migfit.io/need"
@@ -38,8 +38,31 @@ def escape(member: str) -> str:
     return member.replace("~", "~0").replace("/", "~1")
 
 
+class Carried(NamedTuple):
+    """All of a decision that its operations depend on, but for the annotation with its text."""
+
+    action: Action
+    reason: Reason
+    changes: tuple[Change, ...]
+    need_mib: int | None
+    guards: tuple[tuple[str, int], ...]
+    stray: tuple[str, ...]
+
+
+def carried(decision: Decision) -> Carried:
+    """What is carried out of a decision."""
+    return Carried(
+        decision.action,
+        decision.reason,
+        decision.changes,
+        decision.need_mib,
+        decision.guards,
+        decision.stray,
+    )
+
+
 def patch_for(
-    decision: Decision,
+    decision: Decision | Carried,
     pod: Pod,
     *,
     inject: Inject,
@@ -78,6 +101,17 @@ def patch_for(
         marks[DECISION_ANNOTATION] = annotation
     edit.members("metadata", "annotations", with_room(pod, marks))
     return edit.patch
+
+
+_DECISION_PATH = f"/metadata/annotations/{escape(DECISION_ANNOTATION)}"
+
+
+def retold(patch: Patch, annotation: str | None) -> Patch:
+    """A patch of ours with another annotation, as long as the one in it, in its place."""
+    return [
+        {**operation, "value": annotation} if operation["path"] == _DECISION_PATH else operation
+        for operation in patch
+    ]
 
 
 class Edit:

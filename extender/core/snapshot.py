@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from extender.core.capacity import Capacity
-from extender.core.decision import Decision
+from extender.core.decision import Promise
 from extender.core.observed import NoPeaks, Peaks
 from extender.core.quota import Namespace
 from extender.core.reach import Nodes
@@ -53,8 +53,8 @@ class Snapshot:
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     """By name; one not known yet counts as one without labels, quotas and pods."""
     reservations: Reservations = field(default_factory=Reservations)
-    in_flight: Mapping[str, Decision] = field(default_factory=dict)
-    """Decisions by id whose pods have not shown up yet; counted in the tallies already."""
+    in_flight: Mapping[str, Promise] = field(default_factory=dict)
+    """By id of the decision, whose pod has not shown up yet; counted in the tallies already."""
     held: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(namespace, `Kind/name`) of workloads held back -> seconds left."""
     observed: Peaks = field(default_factory=NoPeaks)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from extender.core import pod as podlib
-from extender.core.pod import Container, Pod, Workload
+from extender.core.pod import Ask, Container, Pod, Workload
 from extender.core.policy import Globs, Match, Mode, Policy, Rule
 from extender.core.quota import Namespace, Scope, scope_of
 
@@ -18,9 +18,8 @@ MODE_WISHES = frozenset({"", "ignore", "dry-run", "enforce"})
 class Subject:
     """What the steps of a decision need of a pod."""
 
-    pod: Pod
-    request_id: str
-    """uid of the request that brought it."""
+    name: str
+    """Or generateName, as long as that is all there is."""
     namespace: str
     home: Namespace
     """What is known of the namespace."""
@@ -38,11 +37,12 @@ class Subject:
     """Pod or namespace opted out."""
     scope: Scope
     """How quotas see the pod."""
+    priority: int
+    plain: Ask
+    """What the pod asks of its node beside GPUs."""
 
 
-def subject_of(
-    pod: Pod, namespace: str, home: Namespace, policy: Policy, *, request_id: str = ""
-) -> Subject:
+def subject_of(pod: Pod, namespace: str, home: Namespace, policy: Policy) -> Subject:
     """Read a pod for decision."""
     held = podlib.containers(pod)
     gpu = [c for c in held if c.count(policy.gpu_resource) > 0]
@@ -58,8 +58,7 @@ def subject_of(
     if mode is Mode.ENFORCE and "dry-run" in wishes:
         mode = Mode.DRY_RUN
     return Subject(
-        pod=pod,
-        request_id=request_id,
+        name=podlib.display_name(pod),
         namespace=namespace,
         home=home,
         labels=labels,
@@ -72,6 +71,8 @@ def subject_of(
         mode=mode,
         ignored="ignore" in wishes,
         scope=scope_of(pod, held),
+        priority=podlib.priority(pod),
+        plain=podlib.plain_ask(pod, held, policy.gpu_resource),
     )
 
 

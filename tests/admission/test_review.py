@@ -11,6 +11,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extender.admission import replicas
 from extender.admission import review as module
 from extender.admission.review import BadReview, Reviewed, Reviewer
 from extender.cluster.state import State
@@ -396,7 +397,7 @@ def test_a_failure_is_logged_with_the_request_and_told_without_its_text(failing:
 
 def test_a_patch_that_would_not_apply_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = [{"op": "remove", "path": "/spec/nowhere"}]
-    monkeypatch.setattr(module, "patch_for", lambda *_args, **_kwargs: wrong)
+    monkeypatch.setattr(replicas, "patch_for", lambda *_args, **_kwargs: wrong)
     with structlog.testing.capture_logs() as logs:
         reviewed = Served().review(pod())
     assert reviewed.decision.reason is Reason.INTERNAL_ERROR

@@ -1,6 +1,7 @@
 """What is kept of decisions in flight, of pods whose names nobody has looked at yet."""
 
 from extender.core.decide import decide
+from extender.core.quota import Share
 from extender.core.reason import Action
 from tests.build import UID, changed, container, pod, state
 
@@ -23,5 +24,5 @@ def test_of_a_decision_in_flight_no_name_is_kept_however_long() -> None:
         decision.id,
         decision.claims,
         decision.nodes,
-        decision.share,
+        Share(decision.scope, rewritten=True),
     )
