@@ -25,13 +25,24 @@ SLICE = "nvidia.com/mig-2g.20gb"
 """What the pod needs: 9.6 GB and 20 % make 10987Mi, and 1g.10gb has 9728Mi."""
 
 POD_BYTES = 4096
+TEMPLATES = 20
+"""Of which a busy cluster starts replicas at the same time."""
+_TOKEN = b"kube-api-access-x7k2p"
+_WRITTEN_AT = b"2026-11-20T08:15:42Z"
 HOST = "kubernetes.io/hostname"
 POOL = "cloud.google.com/gke-nodepool"
 ZONE = "topology.kubernetes.io/zone"
 
 
-def gpu_pod(resource: str = "nvidia.com/gpu", **spec: Any) -> JSON:
-    """A replica of a speech service, 4 KiB of JSON without what `spec` adds."""
+def gpu_pod(resource: str = "nvidia.com/gpu", *, owner: str | None = None, **spec: Any) -> JSON:
+    """A replica of a speech service, 4 KiB of JSON without what `spec` adds.
+
+    Args:
+        resource: what it asks for.
+        owner: the Deployment it is of, for a pod on its way in: with the API server's notes on who wrote
+            what, which kube-scheduler does not hand on.
+        spec: fields of its spec.
+    """
     labels = {"app.kubernetes.io/name": DEPLOYMENT, "pod-template-hash": HASH}
     limits = {"cpu": "8", "memory": "24Gi", resource: "1"}
     pod: JSON = {
@@ -109,9 +120,42 @@ def gpu_pod(resource: str = "nvidia.com/gpu", **spec: Any) -> JSON:
         },
         "status": {},
     }
+    if owner is not None:
+        _owned_by(pod, owner)
     _pad(pod)
     pod["spec"].update(spec)
     return pod
+
+
+def _owned_by(pod: JSON, owner: str) -> None:
+    """A pod of that Deployment, with the fields that its controller wrote, as the API server notes them."""
+    meta = pod["metadata"]
+    meta["generateName"] = f"{owner}-{HASH}-"
+    meta["ownerReferences"][0]["name"] = f"{owner}-{HASH}"
+    container = pod["spec"]["containers"][0]
+    meta["managedFields"] = [
+        {
+            "manager": "kube-controller-manager",
+            "operation": "Update",
+            "apiVersion": "v1",
+            "time": _WRITTEN_AT.decode(),
+            "fieldsType": "FieldsV1",
+            "fieldsV1": {
+                "f:metadata": {
+                    "f:generateName": {},
+                    "f:labels": {".": {}, **{f"f:{key}": {} for key in meta["labels"]}},
+                    "f:annotations": {".": {}, **{f"f:{key}": {} for key in meta["annotations"]}},
+                    "f:ownerReferences": {".": {}},
+                },
+                "f:spec": {
+                    "f:containers": {
+                        'k:{"name":"asr"}': {".": {}, **{f"f:{key}": {} for key in container}}
+                    },
+                    **{f"f:{key}": {} for key in pod["spec"] if key != "containers"},
+                },
+            },
+        }
+    ]
 
 
 def _token_volume() -> JSON:
@@ -187,26 +231,38 @@ def review(pod: JSON) -> bytes:
     )
 
 
+def _replica(body: bytes, chance: random.Random) -> bytes:
+    """With what the API server writes into each pod: a volume's name drawn at random, and the time."""
+    name = "".join(chance.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
+    written_at = f"2026-11-20T08:{chance.randrange(60):02}:{chance.randrange(60):02}Z"
+    body = body.replace(_TOKEN, f"kube-api-access-{name}".encode())
+    return body.replace(_WRITTEN_AT, written_at.encode())
+
+
 def reviews_alike() -> Iterator[bytes]:
-    """Replicas of one service."""
-    pod = gpu_pod()
+    """Replicas of some services by turns."""
+    chance = random.Random(22)
+    templates = [gpu_pod(owner=f"{DEPLOYMENT}-{number:02}") for number in range(TEMPLATES)]
     while True:
-        yield review(pod)
+        for pod in templates:
+            yield _replica(review(pod), chance)
 
 
 def reviews_apart(nodes: int) -> Iterator[bytes]:
-    """Pods with four kinds of selectors by turns, no two selectors equal within `nodes` pods.
+    """Pods of a service each, with four kinds of selectors by turns, no two equal within `nodes` pods.
 
     One node by hostname; a pool (of a small cluster a zone) less one node; some nodes by name; either
     of two zones or pools.
     """
-    pod = gpu_pod()
+    chance = random.Random(23)
+    pod = gpu_pod(owner=DEPLOYMENT)
     for number in itertools.count():
         # A node with the slice that fits, so that what is measured is the longer way to a rewrite.
         node = number * 7 % (nodes - 1)
         node += node % len(LAYOUTS) == 0
         spec = {**pod["spec"], **_selector(number, node, nodes)}
-        yield review({**pod, "spec": spec})
+        meta = {**pod["metadata"], "generateName": f"{DEPLOYMENT}-{number}-{HASH}-"}
+        yield _replica(review({**pod, "metadata": meta, "spec": spec}), chance)
 
 
 def _selector(number: int, node: int, nodes: int) -> JSON:

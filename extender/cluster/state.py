@@ -242,8 +242,8 @@ class State:
 
     def age_s(self) -> float:
         """Since the source that is silent longest was last heard of; 0 before it ever was."""
-        sources = (*self._sources, *((self.holds,) if self.holds is not None else ()))
-        heard = [source.heard_at_s for source in sources if source.heard_at_s is not None]
+        sources = self._sources if self.holds is None else (*self._sources, self.holds)
+        heard = [at_s for source in sources if (at_s := source.heard_at_s) is not None]
         return max(0.0, self._clock() - min(heard)) if heard else 0.0
 
     def given_back_bytes(self) -> int:

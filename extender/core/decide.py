@@ -104,7 +104,7 @@ def _not_rewritten(
         action=Action.LEFT,
         reason=reason,
         message=message,
-        changes=tuple(replace(change, to=None) for change in decision.changes),
+        changes=tuple(change._replace(to=None) for change in decision.changes),
         usable_mib=None,
         profile=None,
         claims=claims,

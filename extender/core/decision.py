@@ -31,8 +31,7 @@ class Verdict(StrEnum):
     LIMIT_RANGE = "limit-range"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One MIG resource that was considered, and what came of it."""
 
     resource: str
@@ -42,8 +41,7 @@ class Candidate:
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What one GPU container asked for, and asks for now."""
 
     name: str

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from extender.core import pod as podlib
 from extender.core.capacity import Capacity
@@ -27,8 +28,7 @@ MOST_COMBINATIONS = 1024
 """Pods whose containers want different profiles: how many combinations are tried at the most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """The pod is to be rewritten."""
 
     reason: Reason
@@ -269,9 +269,7 @@ class _Fit:
 
     def _take(self, chosen: Chosen, reason: Reason) -> Chosen:
         self._note(chosen.claims, Verdict.CHOSEN)
-        return Chosen(
-            reason, chosen.picks, chosen.claims, chosen.guards, chosen.nodes, self._candidates()
-        )
+        return chosen._replace(reason=reason, candidates=self._candidates())
 
     def _settle(self, found: Chosen, reason: Reason, larger: Iterable[Chosen]) -> Chosen:
         """Take what was found, or with `consolidation.lambda` a larger slice on a GPU in use."""

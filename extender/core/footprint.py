@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from extender.core.catalogue import profile_name, shape
 from extender.core.observed import Peak
@@ -38,8 +38,7 @@ def container_annotation(container: str) -> str:
     return CONTAINER_PREFIX + container
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(NamedTuple):
     """What one GPU container needs of a slice."""
 
     need_mib: int | None

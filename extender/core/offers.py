@@ -1,14 +1,13 @@
 """What sets of nodes offer: the statements of their nodes, folded into the safest one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from extender.core.node import Offer
 from extender.core.reach import Nodes
 
 
-@dataclass(frozen=True, slots=True)
-class OfferSummary:
+class OfferSummary(NamedTuple):
     """What a set of nodes says of one MIG resource, folded into the safest statement."""
 
     resource: str

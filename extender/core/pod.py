@@ -198,6 +198,8 @@ def other_ask(held: Sequence[Container], gpu_resource: str) -> tuple[tuple[str, 
     for container in held:
         names.update(container.requests, container.limits)
     names = {name for name in names - _COUNTED if is_other(name, gpu_resource)}
+    if not names:
+        return ()
     asked = ((name, total([(c.kind, _other(c, name)) for c in held])) for name in sorted(names))
     return tuple([(name, amount) for name, amount in asked if amount > 0])
 
@@ -222,7 +224,9 @@ def plain_ask(pod: Pod, held: Sequence[Container], gpu_resource: str) -> Ask:
     amounts = []
     for name, parse_quantity in _PLAIN:
         amount = _of_pod_level(pod_level, name, parse_quantity) if pod_level else None
-        if amount is None:
+        if amount is None and len(held) == 1:  # by far the most frequent
+            amount = _amount(parse_quantity, held[0].requests.get(name, held[0].limits.get(name)))
+        elif amount is None:
             amount = total(
                 [
                     (c.kind, _amount(parse_quantity, c.requests.get(name, c.limits.get(name))))

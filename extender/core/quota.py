@@ -64,10 +64,10 @@ def _above_zero(quantity: object) -> bool:
 
 def cross_namespace(affinity: object) -> bool:
     """Whether an affinity has a pod term that names namespaces or selects them."""
-    if not affinity:
-        return False
     for kind in ("podAffinity", "podAntiAffinity"):
         of_kind = mapping(mapping(affinity).get(kind))
+        if not of_kind:
+            continue
         preferred = objects(of_kind.get("preferredDuringSchedulingIgnoredDuringExecution"))
         terms = [
             *objects(of_kind.get("requiredDuringSchedulingIgnoredDuringExecution")),

@@ -182,8 +182,13 @@ def _remove_resource(edit: Edit, pointer: str, resource: str) -> None:
             edit.remove(f"{pointer}/resources/{part}/{escape(resource)}")
 
 
+_NOTHING = Inject()
+
+
 def inject_into(edit: Edit, inject: Inject) -> None:
     """What the configuration gives to rewritten pods besides, as far as the pod has it not yet."""
+    if inject == _NOTHING:
+        return
     spec = podlib.spec(edit.pod)
     if inject.scheduler_name and spec.get("schedulerName") in (None, "", "default-scheduler"):
         edit.add("/spec/schedulerName", inject.scheduler_name)
@@ -269,20 +274,19 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
     Raises:
         PatchError: an operation does not apply.
     """
-    copies: dict[str, Any] = {"": dict(pod)}
+    patched = dict(pod)
+    own: dict[
+        int, Any
+    ] = {}  # what was copied, and so may be changed; as it is held, no id comes twice
+    target, base = patched, ""
     for operation in patch:
-        path = operation["path"]
-        base, last = _parted(path)
         try:
-            target = copies[base] if base in copies else _copied(base, copies)
+            before, (base, last) = base, _parted(operation["path"])
+            if base != before:  # most operations are on the map of the one before
+                target = _own(patched, base, own)
             _apply_one(operation, target, last)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise PatchError(f"{operation['op']} {path}: {error!r}") from error
-        if path in copies or isinstance(target, list):
-            # What stood below is gone, or elsewhere: an item of a list moves those behind it.
-            below = f"{base}/" if isinstance(target, list) else path
-            copies = {at: copy for at, copy in copies.items() if not at.startswith(below)}
-    patched: dict[str, Any] = copies[""]
+            raise PatchError(f"{operation['op']} {operation['path']}: {error!r}") from error
     return patched
 
 
@@ -293,14 +297,22 @@ def _parted(pointer: str) -> tuple[str, str]:
     return base, last.replace("~1", "/").replace("~0", "~")
 
 
-def _copied(pointer: str, copies: dict[str, Any]) -> Any:
+def _own(at: Any, pointer: str, own: dict[int, Any]) -> Any:
     """What stands at a pointer, copied before its first change, and so is all that leads to it."""
-    if pointer not in copies:
-        base, member = _parted(pointer)
-        holder = _copied(base, copies)
-        key = int(member) if isinstance(holder, list) else member
-        copies[pointer] = holder[key] = holder[key].copy()
-    return copies[pointer]
+    for member in _members(pointer):
+        key = int(member) if isinstance(at, list) else member
+        held = at[key]
+        if id(held) not in own:
+            held = at[key] = held.copy()
+            own[id(held)] = held
+        at = held
+    return at
+
+
+@lru_cache(maxsize=1024)
+def _members(pointer: str) -> tuple[str, ...]:
+    """The members that a pointer names, in turn."""
+    return tuple(member.replace("~1", "/").replace("~0", "~") for member in pointer.split("/")[1:])
 
 
 def _apply_one(operation: Operation, target: Any, last: str) -> None:

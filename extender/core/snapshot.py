@@ -34,11 +34,11 @@ class Reservations:
 
     def on(self, resource: str, nodes: Nodes) -> int:
         """Units promised to pods that may land on any of these nodes."""
-        return sum(
-            count
-            for (name, place), count in self.by_place.items()
-            if name == resource and place & nodes
-        )
+        promised = 0
+        for (name, place), count in self.by_place.items():
+            if name == resource and place & nodes:
+                promised += count
+        return promised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
