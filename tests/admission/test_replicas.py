@@ -3,6 +3,8 @@
 import base64
 import copy
 import random
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import orjson
@@ -11,18 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extender.admission import replicas as module
-from extender.admission.replicas import LARGEST_BYTES, MOST_PATCHES, Replicas
+from extender.admission.replicas import LARGEST_BYTES, MOST_PATCHES, Replicas, Template
 from extender.admission.review import Reviewed, Reviewer
 from extender.cluster.objects import NamespaceObject, PodObject
 from extender.cluster.state import State
 from extender.core.decide import decide
 from extender.core.policy import Inject, Mode, Policy
 from extender.core.reason import Reason
-from extender.core.rewrite import Patch, apply, patch_for
+from extender.core.rewrite import (
+    DECISION_ANNOTATION,
+    MOST_ANNOTATION_BYTES,
+    NEED_ANNOTATION,
+    Patch,
+    apply,
+    patch_for,
+)
 from tests.build import (
     JSON,
     annotated,
     bound,
+    decided,
     mig,
     namespace,
     node,
@@ -217,6 +227,26 @@ def test_a_patch_is_tried_on_the_first_pod_that_needs_it(monkeypatch: pytest.Mon
     for number in range(5):
         asked.review(replica(pod(), number))
     assert len(tried) == 2, "once for the pod that came first, once for the second, which is kept"
+
+
+def test_all_that_a_patch_depends_on_makes_another_patch() -> None:
+    """Twice over, so that each is asked for when all others are remembered."""
+    said = {**annotated(pod(), note="")["metadata"]["annotations"], NEED_ANNOTATION: "10987Mi"}
+    taken = sum(map(len, (*said, *said.values(), DECISION_ANNOTATION)))
+    tree = annotated(
+        pod(), note="x" * (MOST_ANNOTATION_BYTES - taken - 20)
+    )  # a long text is too long
+    fits = decided(pod())
+    (change,) = fits.changes
+    larger = replace(fits, changes=(change._replace(to=mig("3g.40gb")),))
+    guarded = replace(fits, guards=(("nvidia.com/mig-2g.20gb.memory", 10986),))
+    template = Template()
+    for _ in range(2):
+        for decision in (fits, larger, guarded, replace(fits, need_mib=1)):
+            for text, prefer in (("short", ()), ("long" * 20, ()), (None, ()), ("short", ("a",))):
+                how: dict[str, Any] = {"inject": Inject(), "annotation": text, "prefer": prefer}
+                found = template.patch(decision, tree, **how)
+                assert found == patch_for(decision, tree, **how)
 
 
 # --- its bounds ------------------------------------------------------------------------------------
