@@ -1,7 +1,7 @@
 """What an earlier simulator found, written apart from this one and run with other seeds.
 
 Idle GPUs of 96 (88 in U4, 384 in 48 nodes, 16 in 4 nodes x 4), exact layouts given to the score. Of
-U4, U4w and U5 it is known how many nodes and GPUs there were, but not how each was cut.
+U4, U4w and U5 it is known how many nodes and GPUs there were, but not quite how each was cut.
 """
 
 from collections.abc import Mapping

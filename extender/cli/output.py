@@ -15,6 +15,7 @@ UNREACHABLE = 3
 
 DEEPEST = 200
 """Levels of nesting in a file; Kubernetes' own objects stay far below."""
+_TOO_DEEP = f"it nests deeper than {DEEPEST} levels"
 
 output_option = click.option(
     "-o",
@@ -73,6 +74,8 @@ def documents(path: Path | str, wanted: str) -> list[dict[str, Any]]:
 
 def _where_and_what(error: Exception) -> str:
     """One line of what a parser says in several."""
+    if isinstance(error, yaml.MarkedYAMLError) and "nesting depth" in (error.problem or ""):
+        return _TOO_DEEP  # libyaml reads ahead, and has a limit of its own
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return " ".join(str(error).split())
@@ -93,7 +96,7 @@ def _from_yaml(text: str) -> list[Any]:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:  # libyaml would overrun its stack
-            raise ValueError(f"it nests deeper than {DEEPEST} levels")
+            raise ValueError(_TOO_DEEP)
     loaded = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
     plain: list[Any] = json.loads(json.dumps(loaded, default=str))
     return plain

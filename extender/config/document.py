@@ -68,6 +68,10 @@ def read(text: str | bytes) -> Document:
             builder.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if "nesting depth" in (
+            error.problem or ""
+        ):  # libyaml reads ahead, and has a limit of its own
+            _refuse_depth(mark.line + 1 if mark else None)
         what = "; ".join(part for part in (error.context, error.problem) if part)
         if "scanning an alias" in what:
             what += '; a glob that begins with * needs quotes: "*/name"'
@@ -143,7 +147,7 @@ class _Builder:
 
     def _begin(self, into: dict[str, object] | list[object], line: int) -> None:
         if len(self._open) >= MAX_DEPTH:
-            _refuse(f"nested more than {MAX_DEPTH} deep: no field of ours is", line)
+            _refuse_depth(line)
         self._open.append(_Frame(self._place(into, line), into))
 
     def _place(self, value: object, line: int) -> str:
@@ -181,3 +185,7 @@ def _decoded(text: str | bytes) -> str:
 
 def _refuse(message: str, line: int | None = None) -> Never:
     raise ConfigError([Problem("", message, line)]) from None
+
+
+def _refuse_depth(line: int | None) -> Never:
+    _refuse(f"nested more than {MAX_DEPTH} deep: no field of ours is", line)
