@@ -71,7 +71,7 @@ def sync_ours(found: Cluster, pair: Pair) -> Synced:
         cpu_s = ours.cpu_s()
         ready_s = await_ready(given.ops_port)
         cpu_s = ours.cpu_s() - cpu_s
-        time.sleep(_SETTLED_S)
+        time.sleep(_SETTLED_S)  # memory is given back without a word
         return Synced(
             start_s=first_s - begun_s,
             sync_s=ready_s - first_s,

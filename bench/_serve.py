@@ -92,7 +92,7 @@ def await_ready(ops_port: int) -> float:
     while not _ready(ops_port):
         if time.monotonic() > deadline_s:
             raise SystemExit("migfit serve did not become ready")
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # it can only be asked again
     return time.monotonic()
 
 

@@ -98,7 +98,7 @@ def measure_loop(
 
         def look(pace: int) -> Look:
             found.turned.events_per_s.value = pace
-            time.sleep(_SETTLED_S)
+            time.sleep(_SETTLED_S)  # the other process takes up its new pace
             ours.send("begin")
             ours.recv()
             sent, used_s = found.turned.sent.value, server.cpu_s()

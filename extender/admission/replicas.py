@@ -117,9 +117,7 @@ class Replicas:
             self._bytes = 0
         try:
             told = orjson.dumps(pod)
-        except (
-            orjson.JSONEncodeError
-        ):  # nested more deeply than it writes, though not than it reads
+        except orjson.JSONEncodeError:  # it reads what is nested more deeply than it writes
             return Template()
         if len(told) > LARGEST_BYTES:
             return Template()

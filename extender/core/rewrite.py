@@ -275,9 +275,8 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
         PatchError: an operation does not apply.
     """
     patched = dict(pod)
-    own: dict[
-        int, Any
-    ] = {}  # what was copied, and so may be changed; as it is held, no id comes twice
+    # What was copied, and so may be changed. As it is held here, no id comes twice.
+    own: dict[int, Any] = {}
     target, base = patched, ""
     for operation in patch:
         try:

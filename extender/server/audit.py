@@ -77,7 +77,7 @@ class Audit:
         going = True
         while going:
             taken = [self._queue.get()]
-            time.sleep(_GATHER_S)
+            time.sleep(_GATHER_S)  # so that lines are written together
             with suppress(queue.Empty):
                 while len(taken) < _BATCH_LINES:
                     taken.append(self._queue.get_nowait())

@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extender.core.node import Offer
 from extender.core.offers import smallest_first, summarize
@@ -37,6 +39,23 @@ def test_a_node_of_unknown_memory_offers_but_does_not_count() -> None:
     assert found.uncounted
     assert found.uniform
     assert (found.usable_mib, found.nodes, found.offering) == (33024, 0b01, 0b11)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "usable_mib": st.sampled_from([None, 9728, 33024]),
+            "bandwidth_bytes_s": st.sampled_from([None, 1200]),
+            "special": st.booleans(),
+            "shared": st.booleans(),
+            "labelled": st.booleans(),
+        }
+    )
+)
+def test_nodes_that_say_the_same_fold_alike_in_one_group_and_in_two(said: dict[str, Any]) -> None:
+    each = offer(**said)
+    together = summarize(each.resource, [(each, 0b11)])
+    assert together == summarize(each.resource, [(each, 0b01), (each, 0b10)])
 
 
 def test_where_no_node_says_its_memory_nothing_is_known_of_the_name() -> None:
