@@ -25,7 +25,8 @@ from bench._figures import FULL, QUICK, Figure, Options, report
 from bench._random_calls import questions, reviews
 from bench._serve import await_ready, cluster, migfit_serve, settings
 from bench._servers import LOOPBACK, Pair, certificate
-from extender.admission.review import BadReview, Reviewer
+from extender.admission.envelope import BadReview
+from extender.admission.review import Reviewer
 from extender.cluster.state import State
 from extender.core.policy import Policy
 from extender.core.reason import Reason

@@ -1,25 +1,23 @@
 """Pods of one template: what was found out about one need not be found out again about the next.
 
-A burst of pods is one of replicas, as a ReplicaSet or a Job makes them. They differ in what the API server
-writes into each before it asks us: when which field was written, and a volume with a name drawn at
-random. No decision depends on either, so `strip` takes both away, and nothing in `core` ever sees them.
-All the rest is the key, to the last byte: what a decision will look at some day is in there already.
-
-Remembered is what follows from the pod, its namespace and the configuration alone: how the pod reads, and
-which operations carry a decision out. The decision itself is made anew for each, on the cluster as it is.
+Remembered is what follows from the pod, its namespace, the configuration and the nodes: how the pod reads,
+what would hold it, and which operations carry a decision out. What is free, promised, waited for or
+held back is looked at anew for each, and so the decision is.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import orjson
-
+from extender.admission.envelope import read_json
 from extender.core.decision import Decision
+from extender.core.footprint import Footprint
 from extender.core.pod import Pod
 from extender.core.policy import Inject, Policy
 from extender.core.quota import Namespace
 from extender.core.reading import Reading, read
 from extender.core.rewrite import Carried, Patch, apply, carried, patch_for, retold
+from extender.core.shortlist import Shortlist
+from extender.core.snapshot import Snapshot
+from extender.core.subject import Subject
 
 MOST_TEMPLATES = 256
 MOST_BYTES = 1024 * 1024
@@ -32,26 +30,15 @@ MOST_MET = 4096
 """Pods that came once: numbers, no more."""
 
 
-def strip(pod: dict[str, Any]) -> None:
-    """Take managed fields, volumes and mounts away; everything else stays where it stands."""
-    if isinstance(meta := pod.get("metadata"), dict):
-        meta.pop("managedFields", None)
-    if isinstance(spec := pod.get("spec"), dict):
-        spec.pop("volumes", None)
-        for member in ("containers", "initContainers"):
-            if isinstance(listed := spec.get(member), list):
-                for container in listed:
-                    if isinstance(container, dict):
-                        container.pop("volumeMounts", None)
-
-
 class Template:
     """What is known of pods that are alike, under one configuration."""
 
-    __slots__ = ("_patches", "_reading")
+    __slots__ = ("_patches", "_reading", "_shortlist", "pod")
 
-    def __init__(self) -> None:
+    def __init__(self, pod: Pod) -> None:
+        self.pod = pod
         self._reading: Reading | None = None
+        self._shortlist: Shortlist | None = None
         self._patches: dict[tuple[Carried, int, tuple[str, ...]], tuple[Inject, Patch]] = {}
 
     def read(self, pod: Pod, namespace: str, home: Namespace, policy: Policy) -> Reading:
@@ -59,12 +46,21 @@ class Template:
         known = self._reading
         if known is None or known.subject.home is not home:  # or the namespace has changed
             known = self._reading = read(pod, namespace, home, policy)
+            self._shortlist = None
+        return known
+
+    def shortlist(
+        self, subject: Subject, wanted: Sequence[Footprint], snapshot: Snapshot, policy: Policy
+    ) -> Shortlist:
+        """As `Shortlist` does; made again when nodes have changed, or more was observed to be needed."""
+        known = self._shortlist
+        if known is None or known.wanted != wanted or not known.holds(snapshot):
+            known = self._shortlist = Shortlist(subject, wanted, snapshot, policy)
         return known
 
     def patch(
         self,
         decision: Decision,
-        pod: Pod,
         *,
         inject: Inject,
         annotation: str | None,
@@ -80,8 +76,8 @@ class Template:
         known = self._patches.get(key)
         if known is not None and known[0] == inject:
             return retold(known[1], annotation)
-        patch = patch_for(decision, pod, inject=inject, annotation=annotation, prefer=prefer)
-        apply(patch, pod)
+        patch = patch_for(decision, self.pod, inject=inject, annotation=annotation, prefer=prefer)
+        apply(patch, self.pod)
         if len(self._patches) >= MOST_PATCHES:
             self._patches.clear()
         self._patches[key] = inject, patch
@@ -109,22 +105,22 @@ class Replicas:
     def __len__(self) -> int:
         return len(self._templates)
 
-    def template(self, pod: Pod, namespace: str, policy: Policy) -> Template:
-        """What is known of pods like this one, if anything; it learns more by being asked."""
+    def template(self, told: bytes, namespace: str, policy: Policy) -> Template:
+        """What is known of a pod of which this is told, if anything; it learns more by being asked.
+
+        Raises:
+            BadReview: what is told is not JSON.
+        """
         if policy is not self._policy:
             self._policy = policy
             self._templates.clear()
             self._bytes = 0
-        try:
-            told = orjson.dumps(pod)
-        except orjson.JSONEncodeError:  # it reads what is nested more deeply than it writes
-            return Template()
-        if len(told) > LARGEST_BYTES:
-            return Template()
         key = (told, namespace)
         known = self._templates.get(key)
         if known is None:
-            known = Template()
+            known = Template(read_json(told))
+            if len(told) > LARGEST_BYTES:
+                return known
             if hash(key) in self._met:
                 self._remember(key, known)
             else:

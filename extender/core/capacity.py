@@ -5,7 +5,7 @@ bit b set. The sum over any set of nodes is then a handful of population counts,
 the cluster, and exact.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -290,20 +290,34 @@ class Capacity:
             missing[resource] = count + taken.get(resource, 0)
             if self.free(resource, nodes) < missing[resource]:
                 return False
-        while nodes:  # as `slots` gives them; this is asked of every pod
-            lowest = nodes & -nodes
-            nodes ^= lowest
-            slot = lowest.bit_length() - 1
-            node, usage = self.index.nodes[slot], self._usage[slot]
-            if node is None or not _fits(node, usage, ask, plain):
-                continue
-            enough = True
-            for resource in ask:
-                missing[resource] -= node.gpus[resource] - usage.gpus.get(resource, 0)
-                enough = enough and missing[resource] <= 0
-            if enough:
-                return True
+        for some in self._emptiest_first(next(iter(ask), ""), nodes):
+            left = some
+            while left:  # as `slots` gives them; this is asked of every pod
+                lowest = left & -left
+                left ^= lowest
+                slot = lowest.bit_length() - 1
+                node, usage = self.index.nodes[slot], self._usage[slot]
+                if node is None or not _fits(node, usage, ask, plain):
+                    continue
+                enough = True
+                for resource in ask:
+                    missing[resource] -= node.gpus[resource] - usage.gpus.get(resource, 0)
+                    enough = enough and missing[resource] <= 0
+                if enough:
+                    return True
         return False
+
+    def _emptiest_first(self, resource: str, nodes: Nodes) -> Iterator[Nodes]:
+        """The nodes, parted by how much of a resource they have free, to a power of two; most first.
+
+        So that few of them need be looked at until there is enough.
+        """
+        for plane in reversed(self._planes.get(resource, ())):
+            if some := nodes & plane:
+                yield some
+                nodes ^= some
+        if nodes:
+            yield nodes
 
     def could_start(self, name: str, ask: Mapping[str, int], plain: Ask) -> bool:
         """Whether a pod could start now on the node of that name."""

@@ -8,18 +8,21 @@ from extender.core.decision import Change, Decision
 from extender.core.eligible import not_now
 from extender.core.fit import Chosen, fit
 from extender.core.footprint import Footprint, Undeclared, footprints
+from extender.core.memory import Afresh, Memory
 from extender.core.pod import Pod
 from extender.core.policy import Mode, Policy, QuotaRule
 from extender.core.quantity import format_mib
 from extender.core.quota import Namespace, excess, excess_as_gpus
-from extender.core.reading import Read, Reading, read
+from extender.core.reading import Reading
 from extender.core.reason import STEP_ONE, Action, Reason
 from extender.core.render import decision_id, rewritten_containers
 from extender.core.rewrite import DECISION_ANNOTATION
-from extender.core.snapshot import Reservations, Snapshot
+from extender.core.shortlist import Choice, changes
+from extender.core.snapshot import Snapshot
 from extender.core.subject import Subject
 
 _UNKNOWN = Namespace()
+_AFRESH = Afresh()
 
 
 def decide(
@@ -29,7 +32,7 @@ def decide(
     *,
     namespace: str = "",
     request_id: str = "",
-    reading: Read = read,
+    memory: Memory = _AFRESH,
 ) -> Decision:
     """Decide on one pod about to be created. Pure, and total over any JSON object.
 
@@ -39,15 +42,15 @@ def decide(
         policy: the configuration in force.
         namespace: the request's namespace; else the pod's own, else `default`.
         request_id: uid of the AdmissionReview; ties log line, annotation and reservation together.
-        reading: how the pod is read; whoever remembers what `read` said may say it again.
+        memory: what is known of pods like this one.
     """
     namespace = namespace or podlib.text(podlib.metadata(pod).get("namespace")) or "default"
     snapshot = _without_itself(snapshot, pod, namespace)
     home = snapshot.namespaces.get(namespace, _UNKNOWN)
-    known = reading(pod, namespace, home, policy)
+    known = memory.read(pod, namespace, home, policy)
     subject = known.subject
     decision = _stray(subject, policy, request_id) or _within_quota(
-        _steps(known, snapshot, policy, request_id), subject, policy
+        _steps(known, memory, snapshot, policy, request_id), subject, policy
     )
     if decision.action is not Action.LEFT and subject.mode is Mode.DRY_RUN:
         decision = replace(
@@ -71,7 +74,7 @@ def _without_itself(snapshot: Snapshot, pod: Pod, namespace: str) -> Snapshot:
         return snapshot
     home = snapshot.namespaces.get(namespace, _UNKNOWN)
     home = replace(home, tally=home.tally.without(earlier.share, earlier.claims))
-    reservations = Reservations(dict(snapshot.reservations.by_place))
+    reservations = snapshot.reservations.copy()
     reservations.add(earlier.claims, earlier.nodes, -1)
     namespaces = {**snapshot.namespaces, namespace: home}
     return replace(snapshot, namespaces=namespaces, reservations=reservations)
@@ -138,7 +141,9 @@ def _stray(subject: Subject, policy: Policy, request_id: str) -> Decision | None
     )
 
 
-def _steps(known: Reading, snapshot: Snapshot, policy: Policy, request_id: str) -> Decision:
+def _steps(
+    known: Reading, memory: Memory, snapshot: Snapshot, policy: Policy, request_id: str
+) -> Decision:
     subject = known.subject
     refusal = known.never or not_now(subject, snapshot, policy) or known.unfit
     if refusal is not None:
@@ -148,12 +153,13 @@ def _steps(known: Reading, snapshot: Snapshot, policy: Policy, request_id: str) 
         declared = footprints(subject, policy, observed)
     if isinstance(declared, Undeclared):
         return _left(subject, policy, request_id, declared.reason, declared.message)
-    outcome = fit(subject, declared, snapshot, policy)
+    shortlist = memory.shortlist(subject, declared, snapshot, policy)
+    outcome = fit(subject, shortlist, snapshot, policy)
     if isinstance(outcome, Chosen):
-        return _rewritten(subject, policy, request_id, declared, outcome)
+        return _rewritten(subject, policy, request_id, outcome)
     return replace(
         _left(subject, policy, request_id, outcome.reason, outcome.message),
-        changes=tuple(_change(f, policy) for f in declared),
+        changes=changes(declared, policy, [None] * len(declared)),
         need_mib=_largest_need(declared),
         candidates=outcome.candidates,
     )
@@ -182,63 +188,42 @@ def _left(
     )
 
 
-def _rewritten(
-    subject: Subject,
-    policy: Policy,
-    request_id: str,
-    declared: tuple[Footprint, ...],
-    chosen: Chosen,
-) -> Decision:
-    held = list(zip(declared, chosen.picks, strict=True))
-    largest = max(held, key=lambda fp: (fp[0].want.need_mib or 0, fp[1].usable_mib or 0))
-    footprint, pick = largest
-    need = footprint.want.need_mib
+def _rewritten(subject: Subject, policy: Policy, request_id: str, chosen: Chosen) -> Decision:
+    choice = chosen.choice
     return Decision(
         action=Action.REWRITTEN,
         reason=chosen.reason,
-        message=_how(chosen, need, pick.usable_mib),
+        message=_how(chosen.reason, choice),
         id=request_id,
         namespace=subject.namespace,
         pod=subject.name,
         workload=subject.workload,
         mode=subject.mode,
-        changes=tuple([_change(f, policy, to=pick.resource) for f, pick in held]),
-        need_mib=need,
-        usable_mib=pick.usable_mib,
-        profile=pick.profile,
+        changes=choice.changes,
+        need_mib=choice.need_mib,
+        usable_mib=choice.pick.usable_mib,
+        profile=choice.pick.profile,
         candidates=chosen.candidates,
-        claims=chosen.claims,
-        nodes=chosen.nodes,
+        claims=choice.claims,
+        nodes=choice.nodes,
         scope=subject.scope,
-        guards=chosen.guards,
+        guards=choice.guards,
         config_revision=policy.revision,
     )
 
 
-def _how(chosen: Chosen, need_mib: int | None, usable_mib: int | None) -> str:
-    names = ", ".join([name.removeprefix("nvidia.com/") for name in chosen.claims])
-    needs = "as asked for" if need_mib is None else f"need {format_mib(need_mib)}"
+def _how(reason: Reason, choice: Choice) -> str:
+    names = ", ".join([name.removeprefix("nvidia.com/") for name in choice.claims])
+    needs = "as asked for" if choice.need_mib is None else f"need {format_mib(choice.need_mib)}"
+    usable_mib = choice.pick.usable_mib
     usable = "" if usable_mib is None else f", {format_mib(usable_mib)} usable"
-    if chosen.reason is Reason.FITS_LARGER:
+    if reason is Reason.FITS_LARGER:
         return f"{needs} takes the larger {names}{usable}: smaller ones are full"
-    if chosen.reason is Reason.FITS_CONSOLIDATED:
+    if reason is Reason.FITS_CONSOLIDATED:
         return f"{needs} takes the larger {names}{usable} rather than open an idle GPU"
-    if chosen.reason is Reason.WAITS:
+    if reason is Reason.WAITS:
         return f"{needs} waits for {names}{usable}: none is free"
     return f"{needs} fits {names}{usable}"
-
-
-def _change(footprint: Footprint, policy: Policy, to: str | None = None) -> Change:
-    container = footprint.container
-    return Change(
-        name=container.name,
-        pointer=container.pointer,
-        resource=policy.gpu_resource,
-        to=to,
-        footprint_bytes=footprint.footprint_bytes,
-        footprint_source=footprint.source,
-        need_mib=footprint.want.need_mib,
-    )
 
 
 def _largest_need(declared: tuple[Footprint, ...]) -> int | None:

@@ -49,8 +49,7 @@ class Want(NamedTuple):
     min_bandwidth_bytes_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class Footprint:
+class Footprint(NamedTuple):
     """A container's want, and where its footprint came from."""
 
     container: Container

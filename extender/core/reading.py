@@ -1,11 +1,9 @@
 """What a decision takes from pod, namespace and configuration, whatever the cluster is like just now.
 
-The pods of one template say the same, so whoever decides on many may remember what was read of one for
-the next: see `Read`. All that depends on the cluster is no part of this, and decided on anew each time.
+All that depends on the cluster is no part of this, and decided on anew each time.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from extender.core.eligible import Refusal, never_ours, not_for_a_slice
 from extender.core.footprint import Footprint, Undeclared, footprints
@@ -15,8 +13,7 @@ from extender.core.quota import Namespace
 from extender.core.subject import Subject, subject_of
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """A pod, read."""
 
     subject: Subject
@@ -26,10 +23,6 @@ class Reading:
     """Why a slice would not do."""
     declared: tuple[Footprint, ...] | Undeclared
     """What it needs by its own word or the admin's; nothing was asked where one of the above is given."""
-
-
-Read = Callable[[Pod, str, Namespace, Policy], Reading]
-"""`read`, or what answers as it does: pod, name of the namespace, what is known of that, configuration."""
 
 
 def read(pod: Pod, namespace: str, home: Namespace, policy: Policy) -> Reading:

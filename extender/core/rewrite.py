@@ -275,15 +275,15 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
         PatchError: an operation does not apply.
     """
     patched = dict(pod)
-    # What was copied, and so may be changed. As it is held here, no id comes twice.
-    own: dict[int, Any] = {}
-    target, base = patched, ""
+    # Pointer -> what stands there and was copied, and so may be changed.
+    own: dict[str, Any] = {"": patched}
     for operation in patch:
         try:
-            before, (base, last) = base, _parted(operation["path"])
-            if base != before:  # most operations are on the map of the one before
-                target = _own(patched, base, own)
+            base, last = _parted(operation["path"])
+            target = own[base] if base in own else _own(own, base)
             _apply_one(operation, target, last)
+            if operation["path"] in own or (isinstance(target, list) and last != "-"):
+                own = {"": patched}  # something else stands there, or at pointers after it
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise PatchError(f"{operation['op']} {operation['path']}: {error!r}") from error
     return patched
@@ -296,22 +296,13 @@ def _parted(pointer: str) -> tuple[str, str]:
     return base, last.replace("~1", "/").replace("~0", "~")
 
 
-def _own(at: Any, pointer: str, own: dict[int, Any]) -> Any:
+def _own(own: dict[str, Any], pointer: str) -> Any:
     """What stands at a pointer, copied before its first change, and so is all that leads to it."""
-    for member in _members(pointer):
-        key = int(member) if isinstance(at, list) else member
-        held = at[key]
-        if id(held) not in own:
-            held = at[key] = held.copy()
-            own[id(held)] = held
-        at = held
-    return at
-
-
-@lru_cache(maxsize=1024)
-def _members(pointer: str) -> tuple[str, ...]:
-    """The members that a pointer names, in turn."""
-    return tuple(member.replace("~1", "/").replace("~0", "~") for member in pointer.split("/")[1:])
+    base, last = _parted(pointer)
+    at = own[base] if base in own else _own(own, base)
+    key = int(last) if isinstance(at, list) else last
+    held = own[pointer] = at[key] = at[key].copy()
+    return held
 
 
 def _apply_one(operation: Operation, target: Any, last: str) -> None:

@@ -19,26 +19,40 @@ from extender.core.score import Ranking
 class Reservations:
     """Slices promised to pods that have not shown up in the watch yet, summed by where they may go."""
 
-    by_place: dict[tuple[str, Nodes], int] = field(default_factory=dict)
-    """(resource, nodes) -> count."""
+    by_place: dict[str, dict[Nodes, int]] = field(default_factory=dict)
+    """Resource -> nodes -> count."""
+    in_all: dict[str, int] = field(default_factory=dict)
+    """Resource -> count."""
 
     def add(self, claims: Mapping[str, int], nodes: Nodes, sign: int) -> None:
         """Make (+1) or release (-1) a reservation."""
         for resource, count in claims.items():
-            key = (resource, nodes)
-            left = self.by_place.get(key, 0) + sign * count
+            places = self.by_place.setdefault(resource, {})
+            left = places.get(nodes, 0) + sign * count
             if left:
-                self.by_place[key] = left
+                places[nodes] = left
             else:
-                self.by_place.pop(key, None)
+                places.pop(nodes, None)
+            self.in_all[resource] = self.in_all.get(resource, 0) + sign * count
+            if not places:
+                del self.by_place[resource], self.in_all[resource]
+
+    def anywhere(self, resource: str) -> int:
+        """Units promised in all: no set of nodes can have more of them promised."""
+        return self.in_all.get(resource, 0)
 
     def on(self, resource: str, nodes: Nodes) -> int:
         """Units promised to pods that may land on any of these nodes."""
         promised = 0
-        for (name, place), count in self.by_place.items():
-            if name == resource and place & nodes:
+        for place, count in self.by_place.get(resource, {}).items():
+            if place & nodes:
                 promised += count
         return promised
+
+    def copy(self) -> "Reservations":
+        """Reservations of their own, the same for now."""
+        by_place = {resource: dict(places) for resource, places in self.by_place.items()}
+        return Reservations(by_place, dict(self.in_all))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,7 @@
 """A pod under decision, read once: its GPU containers, the admin's rule for it, its mode."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from extender.core import pod as podlib
 from extender.core.pod import Ask, Container, Pod, Workload
@@ -14,8 +13,7 @@ MODE_WISHES = frozenset({"", "ignore", "dry-run", "enforce"})
 """What the label may say; empty is as if it were not there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(NamedTuple):
     """What the steps of a decision need of a pod."""
 
     name: str

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import structlog
 from aiohttp import web
 
-from extender.admission.review import BadReview, Reviewer
+from extender.admission.envelope import BadReview
+from extender.admission.review import Reviewer
 from extender.core.render import metric_labels
 from extender.scheduling.verbs import BadArgs, Scheduling
 from extender.server.at_once import Answered, AtOnce

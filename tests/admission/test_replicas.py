@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from extender.admission import replicas as module
 from extender.admission.replicas import LARGEST_BYTES, MOST_PATCHES, Replicas, Template
 from extender.admission.review import Reviewed, Reviewer
-from extender.cluster.objects import NamespaceObject, PodObject
+from extender.cluster.objects import LimitRangeObject, NamespaceObject, NodeObject, PodObject
+from extender.cluster.seen_pods import PodPeak
 from extender.cluster.state import State
 from extender.core.decide import decide
 from extender.core.policy import Inject, Mode, Policy
@@ -122,16 +123,24 @@ def label_namespace(cluster: State, **labels: str) -> None:
     crowds(),
     st.lists(policies(), min_size=1, max_size=3),
     st.sampled_from(["", "dry-run", "ignore", "loud"]),
+    clusters(),
 )
 def test_pods_are_answered_as_if_nothing_were_remembered(
-    trees: list[JSON], nodes: list[JSON], crowd: list[JSON], configured: list[Policy], mode: str
+    trees: list[JSON],
+    nodes: list[JSON],
+    crowd: list[JSON],
+    configured: list[Policy],
+    mode: str,
+    later: list[JSON],
 ) -> None:
     asked = Asked(state(*nodes, pods=crowd, policy=configured[0]))
     for turn, policy in enumerate(configured):
         asked.state.set_policy(policy)
-        for number in range(4):
+        for number in range(5):
             if number == 3:
                 label_namespace(asked.state, mode=mode)
+            if number == 4:
+                asked.state.fill(nodes=msgspec.convert(later, list[NodeObject]))
             for position, tree in enumerate(trees):
                 asked.check(replica(tree, number), f"uid-{turn}-{number}-{position}")
     assert len(asked.replicas)
@@ -146,13 +155,13 @@ def test_so_is_whatever_else_somebody_sends(tree: JSON, seed: int) -> None:
         assert asked.reviewer.review(body).answer == fresh.answer
 
 
-def test_a_pod_nested_too_deeply_to_be_remembered_is_answered() -> None:
+def test_a_pod_nested_deeper_than_any_is_answered_and_remembered() -> None:
     asked, tree = Asked(), pod()
     tree["spec"]["affinity"] = "DEEP"
     body = review(tree).replace(b'"DEEP"', b'{"a":' * 500 + b"{}" + b"}" * 500)
     for _ in range(3):
         assert asked.reviewer.review(body).decision.reason is Reason.FITS
-    assert not len(asked.replicas)
+    assert len(asked.replicas) == 1
 
 
 # --- what is decided anew --------------------------------------------------------------------------
@@ -176,6 +185,41 @@ def test_a_remembered_pod_meets_the_cluster_as_it_is() -> None:
     assert reason() is Reason.FITS_LARGER
     hold(asked.state, "second", mig("3g.40gb"))
     assert reason() is Reason.WAITS
+
+
+def test_nodes_that_come_and_go_count_for_a_remembered_pod_at_once() -> None:
+    asked = Asked(state(node("small", slices={"1g.10gb": 7}, whole=0)))
+
+    def reason() -> Reason:
+        return asked.review(replica(pod(), 1)).decision.reason
+
+    assert [reason(), reason(), reason()] == [Reason.TOO_LARGE] * 3
+    asked.state.nodes.upsert(msgspec.convert(node("larger", slices={"2g.20gb": 1}), NodeObject))
+    assert reason() is Reason.FITS
+    asked.state.nodes.remove(msgspec.convert(node("larger"), NodeObject))
+    assert reason() is Reason.TOO_LARGE
+
+
+def test_a_limit_range_holds_for_a_remembered_pod_at_once() -> None:
+    asked = Asked()
+    for number in range(3):
+        assert asked.review(replica(pod(), number)).decision.profile == "2g.20gb"
+    limit = {
+        "metadata": {"name": "no-middle", "namespace": "speech"},
+        "spec": {"limits": [{"type": "Container", "max": {mig("2g.20gb"): "0"}}]},
+    }
+    asked.state.tenants.limits.upsert(msgspec.convert(limit, LimitRangeObject))
+    assert asked.review(replica(pod(), 4)).decision.profile == "3g.40gb"
+
+
+def test_what_it_was_seen_to_need_holds_for_a_remembered_pod_at_once() -> None:
+    asked = Asked(state(policy=Policy(observed_raise=True)))
+    for number in range(3):
+        assert asked.review(replica(pod(), number)).decision.profile == "2g.20gb"
+    asked.state.seen_pods.put("uid-9", "speech/Deployment/asr", "speech", "asr-9")
+    peak = PodPeak("speech", "asr-9", "asr", mib=20_000, preallocates=False)
+    asked.state.seen_pods.tell("gpu-a", [peak])
+    assert asked.review(replica(pod(), 4)).decision.profile == "3g.40gb"
 
 
 def test_a_label_on_its_namespace_holds_for_a_remembered_pod_at_once() -> None:
@@ -240,12 +284,12 @@ def test_all_that_a_patch_depends_on_makes_another_patch() -> None:
     (change,) = fits.changes
     larger = replace(fits, changes=(change._replace(to=mig("3g.40gb")),))
     guarded = replace(fits, guards=(("nvidia.com/mig-2g.20gb.memory", 10986),))
-    template = Template()
+    template = Template(tree)
     for _ in range(2):
         for decision in (fits, larger, guarded, replace(fits, need_mib=1)):
             for text, prefer in (("short", ()), ("long" * 20, ()), (None, ()), ("short", ("a",))):
                 how: dict[str, Any] = {"inject": Inject(), "annotation": text, "prefer": prefer}
-                found = template.patch(decision, tree, **how)
+                found = template.patch(decision, **how)
                 assert found == patch_for(decision, tree, **how)
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from extender.admission import replicas
 from extender.admission import review as module
-from extender.admission.review import BadReview, Reviewed, Reviewer
+from extender.admission.envelope import BadReview
+from extender.admission.review import Reviewed, Reviewer
 from extender.cluster.state import State
 from extender.core.decision import Decision
 from extender.core.policy import Inject, Mode, Policy, WhenFull
@@ -306,7 +307,7 @@ def test_bytes_that_are_no_review_are_refused(body: bytes) -> None:
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff", "not JSON"),
-        (b"[" * 10_000 + b"]" * 10_000, "not JSON"),
+        (b"[" * 10_000 + b"]" * 10_000, "not an AdmissionReview"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "not JSON"),
         (b'{"a":[' + b"{}," * 400_000 + b"0]}", "more than 700000 values"),
         (b"[]", "not an AdmissionReview"),

@@ -177,8 +177,12 @@ class Promises(RuleBasedStateMachine):
     def promises_are_those_in_flight(self) -> None:
         snapshot = self.state.snapshot()
         total = sum(sum(decision.claims.values()) for decision in snapshot.in_flight.values())
-        assert sum(snapshot.reservations.by_place.values()) == total
-        assert all(count > 0 for count in snapshot.reservations.by_place.values())
+        reservations = snapshot.reservations
+        by_resource = {name: sum(of.values()) for name, of in reservations.by_place.items()}
+        assert sum(by_resource.values()) == total
+        assert by_resource == {name: reservations.anywhere(name) for name in by_resource}
+        assert reservations.anywhere("nvidia.com/mig-7g.80gb") == 0
+        assert all(count > 0 for of in reservations.by_place.values() for count in of.values())
 
     def teardown(self) -> None:
         for number in range(1, 21):

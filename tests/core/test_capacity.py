@@ -322,6 +322,12 @@ def test_what_a_pod_does_not_ask_for_may_be_overdrawn() -> None:
     assert not capacity.room({mig("2g.20gb"): 1}, Ask(1), capacity.index.all, {})
 
 
+def test_a_pod_without_gpus_has_room_where_its_plain_resources_are() -> None:
+    capacity = made(read(node()))
+    assert capacity.room({}, Ask(96_000), capacity.index.all, {})
+    assert not capacity.room({}, Ask(96_001), capacity.index.all, {})
+
+
 def test_a_node_without_a_pod_slot_has_no_room() -> None:
     small = node()
     small["status"]["allocatable"]["pods"] = "1"

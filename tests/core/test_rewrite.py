@@ -396,6 +396,30 @@ def test_a_patch_does_what_the_reference_implementation_makes_of_it(
 
 
 @pytest.mark.parametrize(
+    ("paths", "after"),
+    [
+        (("add /m/x", "add /m", "add /m/y"), {"m": {"y": 1}, "l": [{"a": 1}, {"b": 2}]}),
+        (("add /l/1/x", "remove /l/0", "add /l/0/y"), {"m": {}, "l": [{"b": 2, "x": 1, "y": 1}]}),
+        (("add /l/0/x", "add /l/0", "add /l/0/y"), {"m": {}, "l": [{"y": 1}, {"a": 1, "x": 1}]}),
+        (("add /l/0/x", "add /l/-", "add /l/0/y"), {"m": {}, "l": [{"a": 1, "x": 1, "y": 1}]}),
+    ],
+)
+def test_what_an_operation_puts_elsewhere_is_found_there_by_the_next(
+    paths: tuple[str, ...], after: JSON
+) -> None:
+    patch: Patch = [
+        {"op": op, "path": path, "value": {} if path in ("/m", "/l/0", "/l/-") else 1}
+        for op, path in map(str.split, paths)
+    ]
+    tree = {"m": {}, "l": [{"a": 1}, {"b": 2}]}
+    found = apply(patch, tree)
+    assert found == jsonpatch.apply_patch(tree, patch)
+    assert found["m"] == after["m"]
+    assert found["l"][: len(after["l"])] == after["l"]
+    assert tree == {"m": {}, "l": [{"a": 1}, {"b": 2}]}
+
+
+@pytest.mark.parametrize(
     "operation",
     [
         {"op": "remove", "path": "/metadata/missing"},

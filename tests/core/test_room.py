@@ -79,6 +79,22 @@ def test_what_was_promised_to_pods_on_their_way_is_not_free() -> None:
     assert reasons == [*[Reason.FITS] * 3, *[Reason.NO_FREE_SLICE] * 2]
 
 
+def test_what_was_promised_to_pods_that_go_elsewhere_is_free_here() -> None:
+    one_each = [
+        node(zone, labels={"zone": zone}, slices={"2g.20gb": 1}, whole=0) for zone in ("a", "b")
+    ]
+    cluster = state(*one_each, policy=NEVER)
+
+    def reason(zone: str) -> Reason:
+        tree = pod(nodeSelector={"zone": zone})
+        decision = decide(tree, cluster.snapshot(), cluster.policy, request_id=zone)
+        cluster.reserve(decision)
+        return decision.reason
+
+    assert [reason("a"), reason("b")] == [Reason.FITS, Reason.FITS]
+    assert [reason("a"), reason("b")] == [Reason.NO_FREE_SLICE, Reason.NO_FREE_SLICE]
+
+
 def test_whole_gpus_kept_by_pods_on_their_way_are_not_free() -> None:
     cluster = state(pods=full("2g.20gb"), policy=Policy(when_full=(NOW, WAIT)))
     reasons = []
