@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import structlog
 
-from extender.admission.envelope import API_VERSION, read_request
+from extender.admission.envelope import API_VERSION, read_json, read_request
 from extender.admission.replicas import Replicas, Template
 from extender.core.decide import decide
 from extender.core.decision import Decision
@@ -78,7 +78,10 @@ class Reviewer:
         request = read_request(body)
         uid, namespace, before = request.uid, request.namespace, request.before
         snapshot, policy = self.snapshot(), self.policy()
-        template = self.replicas.template(request.pod, namespace, policy)
+        if before is None:
+            template = self.replicas.template(request.pod, namespace, policy)
+        else:
+            template = Template(read_json(request.pod))
         pod = template.pod
         patch: Patch
         try:

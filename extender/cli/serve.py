@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 
 from extender.server.logs import configure
-from extender.server.memory import give_back
 from extender.server.serve import serve as run
 from extender.server.settings import LOOPBACK, Settings, StartError
 
@@ -253,7 +252,6 @@ def serve(  # noqa: PLR0917  click passes them by name
         bind=bind,
         lame_duck_s=lame_duck_s,
     )
-    give_back()
     try:
         with asyncio.Runner(loop_factory=_event_loop) as runner:
             runner.run(run(settings))

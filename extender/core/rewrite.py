@@ -135,10 +135,13 @@ class Edit:
         base, value = "", self.pod
         for member in members:
             base, found = f"{base}/{member}", value.get(member)
-            if not isinstance(found, dict) and base not in self._made:
+            if isinstance(found, dict):
+                value = found
+                continue
+            value = {}
+            if base not in self._made:
                 self.add(base, {})
                 self._made.add(base)
-            value = mapping(found)
         return base, value
 
     def members(self, outer: str, inner: str, values: Mapping[str, str]) -> None:
@@ -280,7 +283,9 @@ def apply(patch: Patch, pod: Pod) -> dict[str, Any]:
     for operation in patch:
         try:
             base, last = _parted(operation["path"])
-            target = own[base] if base in own else _own(own, base)
+            target = own.get(base)
+            if target is None:
+                target = _own(own, base)
             _apply_one(operation, target, last)
             if operation["path"] in own or (isinstance(target, list) and last != "-"):
                 own = {"": patched}  # something else stands there, or at pointers after it
@@ -298,11 +303,23 @@ def _parted(pointer: str) -> tuple[str, str]:
 
 def _own(own: dict[str, Any], pointer: str) -> Any:
     """What stands at a pointer, copied before its first change, and so is all that leads to it."""
+    at = own[""]
+    for here, member in _way(pointer):
+        held = own.get(here)
+        if held is None:
+            key = int(member) if isinstance(at, list) else member
+            held = own[here] = at[key] = at[key].copy()
+        at = held
+    return at
+
+
+@lru_cache(maxsize=1024)
+def _way(pointer: str) -> tuple[tuple[str, str], ...]:
+    """Every pointer that leads to what stands at one, that one included, with the member it ends in."""
+    if not pointer:
+        return ()
     base, last = _parted(pointer)
-    at = own[base] if base in own else _own(own, base)
-    key = int(last) if isinstance(at, list) else last
-    held = own[pointer] = at[key] = at[key].copy()
-    return held
+    return (*_way(base), (pointer, last))
 
 
 def _apply_one(operation: Operation, target: Any, last: str) -> None:

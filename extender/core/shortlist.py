@@ -87,7 +87,7 @@ class Shortlist:
 
     def larger(self) -> Iterator[Choice]:
         """What to try after `first`, in that order."""
-        return itertools.islice(self._choices(), 1, None)
+        yield from itertools.islice(self._choices(), 1, None)
 
     def _reach(self, capacity: Capacity) -> Nodes:
         """Where the pod may land as it will be after injection."""

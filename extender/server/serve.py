@@ -34,6 +34,7 @@ from extender.server.certificates import Schedule
 from extender.server.configuration import ConfigMapSource, FileSource, Source
 from extender.server.kept import kept
 from extender.server.listen import LET_GO_S, LetGo, listening
+from extender.server.memory import give_back
 from extender.server.metrics import Metrics
 from extender.server.mutual import mutual, wants_mutual
 from extender.server.operations import OperationsThread, operations_app
@@ -294,7 +295,8 @@ class Server:
         """Let the garbage collector look rarely until everything is listed, then at that no more.
 
         First lists make objects by the hundred thousand, all to stay: looking through them each time
-        that some have come takes a fifth of the sync.
+        that some have come takes a fifth of the sync. So does clearing memory for one large page of a list
+        after the other: none is given back until then.
         """
         usual = gc.get_threshold()
         gc.set_threshold(SYNC_OBJECTS)
@@ -305,6 +307,7 @@ class Server:
             gc.set_threshold(*usual)
         gc.collect()
         gc.freeze()
+        give_back()
         log.info("synced", nodes=len(self.state.capacity.index))
         await asyncio.Event().wait()
 
