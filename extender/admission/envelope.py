@@ -34,7 +34,7 @@ class Request(NamedTuple):
     user: str
     dry_run: bool
     pod: bytes
-    """JSON of the pod; of a new one without what replicas differ in."""
+    """JSON of metadata and spec of the pod; of a new one without what replicas differ in."""
     before: Pod | None
     """The pod as it was, for an update."""
 
@@ -81,7 +81,7 @@ def read_json(told: bytes) -> Any:
     """A JSON value.
 
     Raises:
-        BadReview: it is none, or is nested more than 1,024 levels deep.
+        BadReview: it is none, or is nested too deeply to be read.
     """
     try:
         return orjson.loads(told)

@@ -119,7 +119,7 @@ class Replicas:
         known = self._templates.get(key)
         if known is None:
             known = Template(read_json(told))
-            if len(told) > LARGEST_BYTES:
+            if _bytes(key) > LARGEST_BYTES:
                 return known
             if hash(key) in self._met:
                 self._remember(key, known)
@@ -131,8 +131,14 @@ class Replicas:
 
     def _remember(self, key: tuple[bytes, str], template: Template) -> None:
         self._templates[key] = template
-        self._bytes += len(key[0])
+        self._bytes += _bytes(key)
         while len(self._templates) > self._most or self._bytes > self._most_bytes:
             oldest = next(iter(self._templates))
             del self._templates[oldest]
-            self._bytes -= len(oldest[0])
+            self._bytes -= _bytes(oldest)
+
+
+def _bytes(key: tuple[bytes, str]) -> int:
+    """What is told of a pod, and the name of its namespace, which nobody has checked."""
+    told, namespace = key
+    return len(told) + len(namespace)

@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 MIG_PREFIX = "nvidia.com/mig-"
+_LONGEST_NAME = len("nvidia.com/") + 63
+"""Of a resource, in Kubernetes (`IsQualifiedName`)."""
 
 _PROFILE = re.compile(
     r"([1-9][0-9]?)g\.([1-9][0-9]{0,3})gb((?!.*\.shared$)(?:[+-][a-z]+(?:\.[a-z]+)*)?)"
@@ -165,8 +167,11 @@ def profile_name(resource: str) -> str:
 
 
 def is_mig_resource(name: str) -> bool:
-    """Whether a resource is a MIG slice under strategy `mixed`, of a known profile or not."""
-    return name.startswith(MIG_PREFIX)
+    """Whether a resource is a MIG slice under strategy `mixed`, of a known profile or not.
+
+    A name that is longer than the API server lets any be is none: nobody has checked what comes to us.
+    """
+    return name.startswith(MIG_PREFIX) and len(name) <= _LONGEST_NAME
 
 
 @lru_cache(maxsize=1024)

@@ -25,6 +25,8 @@ LISTED = frozenset(ALL_RESOURCES)
 
 MOST_COMBINATIONS = 1024
 """Pods whose containers want different profiles: how many combinations are tried at the most."""
+MOST_CONTAINERS_LOOKED_AT = 16 * MOST_COMBINATIONS
+"""For that, all combinations together: who may create pods may give them as many as they like."""
 
 
 class Choice(NamedTuple):
@@ -161,17 +163,29 @@ class Shortlist:
         Of equals, those come first that give less to the less hungry. Of very many combinations
         only those of the smallest few offers each are tried.
         """
-        most = max(1, int(MOST_COMBINATIONS ** (1 / len(self._fitting))))
-        combinations = itertools.product(*[offers[:most] for offers in self._fitting])
-        choices = map(self._choice, combinations)
-        return choices if len(self._fitting) == 1 else iter(sorted(choices, key=_taken_mib))
+        if len(self._fitting) == 1:  # by far the most frequent
+            return map(self._choice, zip(self._fitting[0]))
+        most = min(MOST_COMBINATIONS, MOST_CONTAINERS_LOOKED_AT // len(self._subject.containers))
+        of_each = max(1, int(most ** (1 / len(self._fitting))))
+        combinations = itertools.product(*[offers[:of_each] for offers in self._fitting])
+        return map(self._choice, sorted(combinations, key=self._taken_mib))
+
+    def _picks(self, combination: Sequence[OfferSummary]) -> tuple[OfferSummary, ...]:
+        """What each GPU container gets."""
+        pick_of = dict(zip(self._distinct, combination, strict=True))
+        return tuple([pick_of[footprint.want] for footprint in self.wanted])
+
+    def _taken_mib(self, combination: Sequence[OfferSummary]) -> int:
+        usable = {pick.resource: pick.usable_mib or 0 for pick in combination}
+        claims = self._claims(self._picks(combination))
+        return sum(usable[resource] * count for resource, count in claims.items())
 
     def _choice(self, combination: Sequence[OfferSummary]) -> Choice:
         pick_of = dict(zip(self._distinct, combination, strict=True))
         nodes = self._nodes
         for want, pick in pick_of.items():
             nodes &= pick.offering if want.need_mib is None else pick.nodes
-        picks = tuple([pick_of[footprint.want] for footprint in self.wanted])
+        picks = self._picks(combination)
         hungriest, pick = max(
             zip(self.wanted, picks, strict=True),
             key=lambda held: (held[0].want.need_mib or 0, held[1].usable_mib or 0),
@@ -236,8 +250,3 @@ def changes(
 def _hunger(want: Want) -> tuple[int, int, int, str]:
     need = want.need_mib or 0
     return (need, want.min_compute, want.min_bandwidth_bytes_s, want.profile or "")
-
-
-def _taken_mib(choice: Choice) -> int:
-    usable = {pick.resource: pick.usable_mib or 0 for pick in choice.picks}
-    return sum(usable[resource] * count for resource, count in choice.claims.items())

@@ -1,4 +1,4 @@
-"""Memory that a large request took goes back to the system when the request is gone."""
+"""Memory that a large piece of data took goes back to the system when it is no longer needed."""
 
 import ctypes
 
@@ -11,13 +11,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def give_back() -> None:
-    """Tell glibc's malloc so, for the whole process.
+    """Tell glibc's malloc so, for the whole process and from now on; and give back what is free now.
 
     Left to itself it moves that limit up to 32 MiB as soon as large pieces have come and gone. Then
     they share pages with others, and a wave of large bodies leaves the process at its peak for good.
     Other C libraries have no such limit to be told of.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, 4 * LARGE_BYTES)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 4 * LARGE_BYTES)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

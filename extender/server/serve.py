@@ -62,6 +62,8 @@ GPU_NODES = Resource("gpunodes", "/apis/migfit.io/v1alpha1/gpunodes", GpuNodeObj
 STDOUT = 1
 """File descriptor of the audit."""
 SYNC_POLL_S = 0.05
+SYNC_PATIENCE_S = 60.0
+"""A sync that takes longer may never end, as where a list is forbidden; and reviews come all the same."""
 LET_GO_POLL_S = 0.1
 SYNC_OBJECTS = 50_000
 """How many new objects the garbage collector waits for during the first lists; usually 700."""
@@ -296,14 +298,16 @@ class Server:
 
         First lists make objects by the hundred thousand, all to stay: looking through them each time
         that some have come takes a fifth of the sync. So does clearing memory for one large page of a list
-        after the other: none is given back until then.
+        after the other: none is given back until then, but soon in any case.
         """
         usual = gc.get_threshold()
         gc.set_threshold(SYNC_OBJECTS)
+        soon = asyncio.get_running_loop().call_later(SYNC_PATIENCE_S, give_back)
         try:
             while not self.state.synced:  # noqa: ASYNC110  once in the life of a process
                 await asyncio.sleep(SYNC_POLL_S)
         finally:
+            soon.cancel()
             gc.set_threshold(*usual)
         gc.collect()
         gc.freeze()

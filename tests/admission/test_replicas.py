@@ -325,6 +325,17 @@ def test_templates_are_bounded_in_bytes() -> None:
     assert len(asked.replicas) == 3
 
 
+def test_so_are_the_names_of_namespaces_which_nobody_has_checked() -> None:
+    asked = Asked(replicas=Replicas(most_bytes=30_000))
+    for number in (*range(5), *range(5)):
+        name = f"{number}" * 10_000
+        assert asked.reviewer.review(review(pod(), namespace=name)).decision.namespace == name
+    assert 0 < len(asked.replicas) < 3
+    for _ in range(3):
+        asked.reviewer.review(review(numbered(7), namespace="x" * LARGEST_BYTES))
+    assert 0 < len(asked.replicas) < 3
+
+
 def test_a_pod_that_is_very_large_is_not_remembered_and_pushes_nothing_out() -> None:
     asked, huge = Asked(), annotated(pod(), note="x" * LARGEST_BYTES)
     for tree in (pod(), pod(), huge, huge, huge):

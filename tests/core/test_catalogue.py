@@ -474,3 +474,8 @@ def test_all_media_engines_leave_room_only_for_instances_without_any() -> None:
 def test_a_negative_count_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"-1 of 1g\.10gb"):
         place(PRODUCTS["A100-80GB"], {"1g.10gb": -1})
+
+
+def test_a_name_longer_than_any_resource_may_have_is_no_slice() -> None:
+    assert is_mig_resource("nvidia.com/mig-" + "1" * 59)
+    assert not is_mig_resource("nvidia.com/mig-" + "1" * 60)
