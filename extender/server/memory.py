@@ -2,9 +2,11 @@
 
 import ctypes
 
-LARGE_BYTES = 256 * 1024
-"""What is larger has pages of its own. The largest of ordinary requests, a scheduler's question about
-5,000 nodes, is smaller: for pages of its own the kernel would have to clear them each time."""
+LARGE_BYTES = 1024 * 1024
+"""What is larger has pages of its own, which the kernel must clear each time. All that a scheduler's question
+about 5,000 nodes takes is smaller; the set of their names alone is half of this."""
+SPARE_BYTES = 32 * LARGE_BYTES
+"""What is smaller is given back only when this much of it is free: it will soon be wanted again."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of glibc's `malloc.h`."""
@@ -20,6 +22,6 @@ def give_back() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, 4 * LARGE_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, SPARE_BYTES)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -53,7 +53,7 @@ async def begun(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], B
     async with AsyncExitStack() as stack:
 
         def begin() -> Begun:
-            settings = Settings(webhook_port=0, extender_port=0, ops_port=0)
+            settings = Settings(webhook_port=0, extender_port=0, ops_port=0, lame_duck_s=0)
             server = Server(settings, Metrics(), load(CONFIG))
             told: asyncio.Queue[bool] = asyncio.Queue()
             monkeypatch.setattr(module, "give_back", lambda: told.put_nowait(server.state.synced))
