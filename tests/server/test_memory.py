@@ -24,11 +24,11 @@ from extender.server.memory import give_back
 def resident_mb():
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
 
-bytes(1 << 20)  # from one that came and went, malloc learns that such large ones come and go
+bytes(5 << 20)  # from one that came and went, malloc learns that such large ones come and go
 {give_back}
 before_mb, large, small = resident_mb(), [], []
-for number in range(200):
-    large.append(b"x" * (1 << 20))
+for number in range(40):
+    large.append(b"x" * (5 << 20))
     small.append(bytes([number]) * 1000)  # what stays, and would hold on to the memory around it
 del large
 print(resident_mb() - before_mb)
