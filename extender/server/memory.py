@@ -3,8 +3,9 @@
 import ctypes
 
 LARGE_BYTES = 4 * 1024 * 1024
-"""What is larger has pages of its own, which the kernel must clear each time. What ordinary requests take is
-smaller: 2.6 MB for a scheduler's question about 5,000 nodes, which orjson reads in twelve times its size."""
+"""What is larger has pages of its own, which the kernel must clear each time. What ordinary requests take
+is smaller: 2.6 MB for a scheduler's question about 5,000 nodes, for which orjson takes twelve times its
+size."""
 SPARE_BYTES = 32 * 1024 * 1024
 """What is smaller is given back only when this much of it is free: it will soon be wanted again."""
 
