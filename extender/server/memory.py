@@ -2,11 +2,10 @@
 
 import ctypes
 
-LARGE_BYTES = 4 * 1024 * 1024
+LARGE_BYTES = 1024 * 1024
 """What is larger has pages of its own, which the kernel must clear each time. What ordinary requests take
-is smaller: 2.6 MB for a scheduler's question about 5,000 nodes, for which orjson takes twelve times its
-size."""
-SPARE_BYTES = 32 * 1024 * 1024
+is smaller: half of this for the set of names in a scheduler's question about 5,000 nodes."""
+SPARE_BYTES = 4 * LARGE_BYTES
 """What is smaller is given back only when this much of it is free: it will soon be wanted again."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

@@ -89,7 +89,9 @@ def test_a_list_of_no_nodes_is_answered_with_one(items: object) -> None:
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"[" * 10_000, "not JSON"),
+        (b'{"Pod":' + b"[" * 10_000, "not JSON"),
+        (body().replace(b"gpu-a", b"\xff"), "not JSON"),
+        (body().replace(b"asr", b"\xff"), "not JSON"),
         (b"[]", "not ExtenderArgs"),
         (b"7", "not ExtenderArgs"),
         (b"{}", "no Pod"),
