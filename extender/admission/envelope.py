@@ -62,7 +62,7 @@ def read_request(body: bytes) -> Request:
         raise BadReview("request is neither CREATE nor UPDATE; nothing else is served")
     updates = request.operation == "UPDATE"
     before = mapping(read_json(bytes(request.old_object))) if updates else None
-    pod = request.told(new=not updates)
+    pod = _told(request, new=not updates)
     if not pod.startswith(b"{"):
         raise BadReview("request carries no object")
     if before is not None and not was_rewritten(before):
@@ -113,32 +113,15 @@ class _Request(msgspec.Struct, rename="camel", kw_only=True):
     dry_run: Any = None
     old_object: msgspec.Raw = _NULL
 
-    def told(self, *, new: bool) -> bytes:
-        """The pod's JSON; null if there is no pod."""
-        raise NotImplementedError
-
 
 class _Usual(_Request):
     object: _Pod
 
-    def told(self, *, new: bool) -> bytes:
-        if new:
-            meta, spec = self.object.metadata, self.object.spec
-            meta.pop("managedFields", None)
-            spec.pop("volumes", None)
-            for member in ("containers", "initContainers"):
-                if member in spec:
-                    spec[member] = _without_mounts(spec[member])
-        return _encode(self.object)
-
 
 class _Odd(_Request):
-    """Its pod, if it is one, is read as a whole."""
+    """Its pod, if it is one, is read as a whole: nobody makes replicas of it."""
 
     object: msgspec.Raw = _NULL
-
-    def told(self, *, new: bool) -> bytes:  # noqa: ARG002  nobody makes replicas of it
-        return bytes(self.object)
 
 
 R = TypeVar("R", bound=_Request)
@@ -155,10 +138,24 @@ _odd = msgspec.json.Decoder(_Review[_Odd])
 _containers = msgspec.json.Decoder(list[_Members])
 
 
+def _told(request: _Usual | _Odd, *, new: bool) -> bytes:
+    """The pod's JSON, whatever JSON that is."""
+    if isinstance(request, _Odd):
+        return bytes(request.object)
+    if new:
+        meta, spec = request.object.metadata, request.object.spec
+        meta.pop("managedFields", None)
+        spec.pop("volumes", None)
+        for member in ("containers", "initContainers"):
+            if member in spec:
+                spec[member] = _without_mounts(spec[member])
+    return _encode(request.object)
+
+
 def _without_mounts(listed: msgspec.Raw) -> msgspec.Raw:
     try:
         containers = _containers.decode(listed)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return listed  # whoever reads the pod will say what is wrong with it, if anything is
     for container in containers:
         container.pop("volumeMounts", None)
@@ -175,5 +172,5 @@ def _decoded(body: bytes) -> _Review[Any]:
             return _odd.decode(body)
     except msgspec.ValidationError as error:
         raise BadReview(f"body is not an AdmissionReview: {error}") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadReview(f"body is not JSON: {error}") from None

@@ -26,7 +26,7 @@ LISTED = frozenset(ALL_RESOURCES)
 MOST_COMBINATIONS = 1024
 """Pods whose containers want different profiles: how many combinations are tried at the most."""
 MOST_CONTAINERS_LOOKED_AT = 16 * MOST_COMBINATIONS
-"""For that, all combinations together: who may create pods may give them as many as they like."""
+"""Over all these combinations: a pod may have as many containers as its author likes."""
 
 
 class Choice(NamedTuple):
